@@ -1,0 +1,57 @@
+# Every target installs what it needs first; a second run finds it there. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help install install-test install-bench format lint types test cover bench demo lock clean
+
+bin := .venv/bin
+# The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
+pure := interceptor/config/*,interceptor/errors.py,interceptor/workload.py
+pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
+pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
+
+demo: install ## Two unmodified programs talk over mutual TLS, a third is refused (root, about two minutes)
+	@$(bin)/interceptor demo
+
+install: ## Install what the product needs: Debian packages and .venv
+	@.ci/install run
+
+install-test: ## Install also what the tests and the checks need
+	@.ci/install test
+
+install-bench: ## Install also what the benchmark compares with
+	@.ci/install bench
+
+test: lint types ## Everything that must pass: lint, types, and all tests with branch coverage (root)
+	@$(bin)/python -m pytest -q --cov --cov-report=term:skip-covered
+	@report=$$($(bin)/coverage report --include='$(pure)' --fail-under=100 --show-missing --skip-covered) || \
+		{ echo "$$report"; echo "test: not every branch of the pure packages is reached" >&2; exit 1; }
+
+lint: install-test ## Check style, formatting, and who may import whom
+	@$(bin)/ruff check
+	@$(bin)/ruff format --check
+	@$(bin)/lint-imports
+
+types: install-test ## Check the types
+	@$(bin)/mypy
+
+format: install-test ## Format the code and make the fixes that are safe
+	@$(bin)/ruff check --fix
+	@$(bin)/ruff format
+
+cover: install-test ## Show the lines and branches that the last `make test` did not reach
+	@$(bin)/coverage report --show-missing --skip-covered
+
+bench: install-bench ## Compare with Envoy and with no mesh, in one run on this machine (root)
+	@$(bin)/python tests/bench/run.py
+
+lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
+	@.ci/lock
+
+clean: ## Remove caches, coverage data and builds; .venv and Debian packages stay
+	@rm -rf build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

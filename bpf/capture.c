@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Traffic capture.  Theory of operation:
+ *
+ * Outbound.  connect_ipv4 / connect_ipv6 see connect(2) of every process below
+ * the cgroup.  If the caller's network namespace is enrolled and the
+ * destination is captured, they keep the destination in the socket's own
+ * storage (`connected_to`) and rewrite it to the proxy's listener on the
+ * namespace's loopback.  track_flows runs just before the SYN leaves, when the
+ * local port is known: it files the destination under the client's end of the
+ * connection (`pending_flows`).  On the same packet's way in, it moves it to
+ * the storage of the accepted socket (`accepted_for`), where
+ * answer_original_destination finds it.  So an entry of `pending_flows` lives
+ * for one handshake, and the rest goes with the sockets.
+ *
+ * Inbound.  steer_inbound is loaded once for each network namespace with that
+ * namespace's own `inbound_listeners` and `local_addresses`, and attached to it.
+ * It runs for a SYN that arrived over a link and picks the proxy's socket.
+ *
+ * All of it runs once for a connection, never for a packet.  Whatever goes
+ * wrong refuses the connection: nothing here lets one through unchanged once it
+ * is known to be captured.
+ */
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+
+#include "abi.h"
+#include "net_helpers.h"
+
+/* Enrolled network namespaces, by netns cookie. */
+BPF_HASH(workloads, __u64, struct workload_entry, MAX_WORKLOADS);
+/* Destinations inside these prefixes are captured. */
+BPF_LPM_TRIE(captured_prefixes, struct prefix, __u8, MAX_CAPTURED_PREFIXES);
+/* A workload that connects to itself stays on its loopback: untouched. */
+BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
+/* Handshakes of captured connections that are under way. */
+BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, MAX_PENDING_FLOWS);
+/* On an application's socket: where it meant to connect. */
+BPF_SK_STORAGE(connected_to, struct original_destination);
+/* On a socket that the proxy accepted: the same. */
+BPF_SK_STORAGE(accepted_for, struct original_destination);
+/*
+ * On the proxy's own sockets: do not capture.  The agent writes it with the
+ * map's and the socket's descriptors; a pod has no way to the map, whatever
+ * mark, user or cgroup it takes on.
+ */
+BPF_SK_STORAGE(proxy_sockets, __u8);
+/* The addresses of one namespace, for steer_inbound, which is told no cookie. */
+BPF_HASH(local_addresses, struct address, __u8, MAX_LOCAL_ADDRESSES);
+BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
+
+/* bcc knows no socket lookup on a sockmap; declared by hand it compiles. */
+struct inbound_listeners_table {
+	int key;
+	__u32 leaf;
+	struct bpf_sock *(*lookup)(int *);
+	int (*update)(int *, __u32 *);
+	int (*delete)(int *);
+	__u32 max_entries;
+	int flags;
+};
+__attribute__((section("maps/sockmap")))
+struct inbound_listeners_table inbound_listeners = { .max_entries = LISTENER_SLOTS };
+
+#define REFUSE 0
+#define PROCEED 1
+
+static __always_inline void count(int index)
+{
+	__u64 *counter = counters.lookup(&index);
+
+	if (counter)
+		*counter += 1;
+}
+
+static __always_inline struct workload_entry *
+capturing_workload(struct bpf_sock_addr *ctx, struct original_destination *destination)
+{
+	struct prefix prefix = { .length = 128 };
+	struct own_address own = {};
+	struct workload_entry *workload;
+
+	own.netns_cookie = bpf_get_netns_cookie(ctx);
+	workload = workloads.lookup(&own.netns_cookie);
+	if (!workload || is_loopback(destination->address))
+		return 0;
+	if (ctx->protocol != PROTOCOL_TCP)
+		return 0; /* UDP is not the mesh's; MPTCP could not be created */
+	__builtin_memcpy(prefix.address, destination->address, 16);
+	if (!captured_prefixes.lookup(&prefix))
+		return 0;
+	__builtin_memcpy(own.address, destination->address, 16);
+	if (own_addresses.lookup(&own))
+		return 0;
+	if (proxy_sockets.sk_storage_get(ctx->sk, 0, 0))
+		return 0;
+	return workload;
+}
+
+static __always_inline int keep_destination(struct bpf_sock_addr *ctx,
+					    struct original_destination *destination)
+{
+	struct original_destination *kept =
+		connected_to.sk_storage_get(ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!kept) {
+		count(COUNTER_REFUSED_STORAGE);
+		return REFUSE;
+	}
+	*kept = *destination;
+	return PROCEED;
+}
+
+static __always_inline void bind_ipv4_source(struct bpf_sock_addr *ctx, struct workload_entry *workload)
+{
+	struct sockaddr_in source = { .sin_family = FAMILY_INET };
+
+	/* Without this, getsockname(2) would say 127.0.0.1.  It fails, as it
+	 * should, when the application has bound the socket itself. */
+	source.sin_addr.s_addr = address_word(workload->ipv4_source, 3);
+	if (source.sin_addr.s_addr)
+		bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source));
+}
+
+int connect_ipv4(struct bpf_sock_addr *ctx)
+{
+	struct original_destination destination = {};
+	struct workload_entry *workload;
+
+	address_from_ipv4(destination.address, ctx->user_ip4);
+	destination.port = ctx->user_port;
+	workload = capturing_workload(ctx, &destination);
+	if (!workload) {
+		/* A socket that is connected again, elsewhere, is no longer ours. */
+		connected_to.sk_storage_delete(ctx->sk);
+		return PROCEED;
+	}
+	if (!keep_destination(ctx, &destination))
+		return REFUSE;
+	bind_ipv4_source(ctx, workload);
+	ctx->user_ip4 = IPV4_LOOPBACK;
+	ctx->user_port = bpf_htons(OUTBOUND_PORT);
+	count(COUNTER_CAPTURED_IPV4);
+	return PROCEED;
+}
+
+int connect_ipv6(struct bpf_sock_addr *ctx)
+{
+	struct original_destination destination = {};
+	struct workload_entry *workload;
+	struct sockaddr_in6 source = { .sin6_family = FAMILY_INET6 };
+
+	address_from_words(destination.address, ctx->user_ip6[0], ctx->user_ip6[1],
+			   ctx->user_ip6[2], ctx->user_ip6[3]);
+	destination.port = ctx->user_port;
+	workload = capturing_workload(ctx, &destination);
+	if (!workload) {
+		connected_to.sk_storage_delete(ctx->sk);
+		return PROCEED;
+	}
+	if (!keep_destination(ctx, &destination))
+		return REFUSE;
+	if (is_ipv4_mapped(destination.address)) {
+		__builtin_memcpy(&source.sin6_addr, workload->ipv4_source, 16);
+		ctx->user_ip6[2] = IPV4_MAPPED_MARK;
+		ctx->user_ip6[3] = IPV4_LOOPBACK;
+	} else {
+		__builtin_memcpy(&source.sin6_addr, workload->ipv6_source, 16);
+		ctx->user_ip6[0] = 0;
+		ctx->user_ip6[1] = 0;
+		ctx->user_ip6[2] = 0;
+		ctx->user_ip6[3] = bpf_htonl(1);
+	}
+	if (!is_unset((__u8 *)&source.sin6_addr))
+		bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source));
+	ctx->user_port = bpf_htons(OUTBOUND_PORT);
+	count(COUNTER_CAPTURED_IPV6);
+	return PROCEED;
+}
+
+int peer_name_ipv4(struct bpf_sock_addr *ctx)
+{
+	struct original_destination *kept = connected_to.sk_storage_get(ctx->sk, 0, 0);
+
+	if (kept) {
+		ctx->user_ip4 = address_word(kept->address, 3);
+		ctx->user_port = kept->port;
+	}
+	return PROCEED;
+}
+
+int peer_name_ipv6(struct bpf_sock_addr *ctx)
+{
+	struct original_destination *kept = connected_to.sk_storage_get(ctx->sk, 0, 0);
+
+	if (kept) {
+		ctx->user_ip6[0] = address_word(kept->address, 0);
+		ctx->user_ip6[1] = address_word(kept->address, 1);
+		ctx->user_ip6[2] = address_word(kept->address, 2);
+		ctx->user_ip6[3] = address_word(kept->address, 3);
+		ctx->user_port = kept->port;
+	}
+	return PROCEED;
+}
+
+/*
+ * The client's end of a connection to the proxy: the local end as the client
+ * sees it, the remote end as the proxy's accepted socket sees it.  All fields
+ * are read before any is chosen, or LLVM would choose between pointers into the
+ * context, which the verifier refuses.
+ */
+static __always_inline void local_end(struct bpf_sock_ops *ops, struct flow *flow)
+{
+	__u32 family = ops->family, ipv4 = ops->local_ip4;
+	__u32 a = ops->local_ip6[0], b = ops->local_ip6[1], c = ops->local_ip6[2], d = ops->local_ip6[3];
+
+	asm volatile("" : "+r"(ipv4), "+r"(a), "+r"(b), "+r"(c), "+r"(d));
+	flow->client_port = ops->local_port;
+	if (family == FAMILY_INET)
+		address_from_ipv4(flow->client_address, ipv4);
+	else
+		address_from_words(flow->client_address, a, b, c, d);
+}
+
+static __always_inline void remote_end(struct bpf_sock_ops *ops, struct flow *flow)
+{
+	__u32 family = ops->family, ipv4 = ops->remote_ip4;
+	__u32 a = ops->remote_ip6[0], b = ops->remote_ip6[1], c = ops->remote_ip6[2], d = ops->remote_ip6[3];
+
+	asm volatile("" : "+r"(ipv4), "+r"(a), "+r"(b), "+r"(c), "+r"(d));
+	flow->client_port = bpf_ntohl(ops->remote_port);
+	if (family == FAMILY_INET)
+		address_from_ipv4(flow->client_address, ipv4);
+	else
+		address_from_words(flow->client_address, a, b, c, d);
+}
+
+/* The SYN is about to leave: file the destination under the client's end. */
+static __always_inline void flow_begins(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct flow *flow)
+{
+	struct original_destination *kept = connected_to.sk_storage_get(sk, 0, 0);
+	struct original_destination copy;
+
+	if (!kept)
+		return; /* connected to the proxy's port by itself: not captured */
+	copy = *kept;
+	local_end(ops, flow);
+	if (pending_flows.update(flow, &copy)) {
+		count(COUNTER_REFUSED_FLOW);
+		return; /* the proxy refuses a connection without a destination */
+	}
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* The proxy's end of it is there: hand the destination to that socket. */
+static __always_inline void flow_accepted(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct flow *flow)
+{
+	struct original_destination *destination, *kept;
+
+	remote_end(ops, flow);
+	destination = pending_flows.lookup(flow);
+	if (!destination)
+		return;
+	kept = accepted_for.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (kept)
+		*kept = *destination;
+	else
+		count(COUNTER_REFUSED_STORAGE);
+	pending_flows.delete(flow);
+}
+
+int track_flows(struct bpf_sock_ops *ops)
+{
+	struct flow flow = {};
+	struct bpf_sock *sk = ops->sk;
+
+	if (!sk)
+		return 0;
+	flow.netns_cookie = bpf_get_netns_cookie(ops);
+	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		if (ops->remote_port == bpf_htonl(OUTBOUND_PORT) && workloads.lookup(&flow.netns_cookie))
+			flow_begins(ops, sk, &flow);
+	} else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		if (ops->local_port == OUTBOUND_PORT && workloads.lookup(&flow.netns_cookie))
+			flow_accepted(ops, sk, &flow);
+	} else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE) {
+		/* Only captured sockets ask for this; it may not have got through. */
+		local_end(ops, &flow);
+		pending_flows.delete(&flow);
+	}
+	return 0;
+}
+
+int answer_original_destination(struct bpf_sockopt *ctx)
+{
+	struct original_destination *kept;
+
+	if (ctx->optname != OPTION_ORIGINAL_DST || (ctx->level != LEVEL_IP && ctx->level != LEVEL_IPV6)) {
+		/* Larger answers than a page reach us cut off: keep the kernel's. */
+		if (ctx->optlen > PAGE_BYTES)
+			ctx->optlen = 0;
+		return PROCEED;
+	}
+	if (!ctx->sk)
+		return PROCEED;
+	kept = accepted_for.sk_storage_get(ctx->sk, 0, 0);
+	if (!kept)
+		return PROCEED;
+	if (ctx->level == LEVEL_IP && is_ipv4_mapped(kept->address)) {
+		struct sockaddr_in *answer = ctx->optval;
+
+		if ((void *)(answer + 1) > ctx->optval_end)
+			return REFUSE;
+		answer->sin_family = FAMILY_INET;
+		answer->sin_port = kept->port;
+		answer->sin_addr.s_addr = address_word(kept->address, 3);
+		__builtin_memset(answer->__pad, 0, sizeof(answer->__pad));
+		ctx->optlen = sizeof(*answer);
+	} else if (ctx->level == LEVEL_IPV6 && !is_ipv4_mapped(kept->address)) {
+		struct sockaddr_in6 *answer = ctx->optval;
+
+		if ((void *)(answer + 1) > ctx->optval_end)
+			return REFUSE;
+		answer->sin6_family = FAMILY_INET6;
+		answer->sin6_port = kept->port;
+		answer->sin6_flowinfo = 0;
+		__builtin_memcpy(&answer->sin6_addr, kept->address, 16);
+		answer->sin6_scope_id = 0;
+		ctx->optlen = sizeof(*answer);
+	} else {
+		return PROCEED;
+	}
+	/* LLVM would merge the two stores, which the verifier refuses. */
+	asm volatile("" ::: "memory");
+	ctx->retval = 0;
+	return PROCEED;
+}
+
+/* Multipath TCP connects without passing connect_ipv4/6: an enrolled workload
+ * may not have such a socket; programs fall back to TCP. */
+int refuse_multipath(struct bpf_sock *sk)
+{
+	__u64 netns_cookie;
+
+	if (sk->protocol != PROTOCOL_MPTCP)
+		return PROCEED;
+	netns_cookie = bpf_get_netns_cookie(sk);
+	if (!workloads.lookup(&netns_cookie))
+		return PROCEED;
+	count(COUNTER_REFUSED_MPTCP);
+	return REFUSE;
+}
+
+int steer_inbound(struct bpf_sk_lookup *ctx)
+{
+	struct address remote = {};
+	struct bpf_sock *listener;
+	int slot, is_tunnel, failed;
+
+	if (ctx->protocol != PROTOCOL_TCP)
+		return SK_PASS; /* UDP is not the mesh's */
+	if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
+		return SK_PASS; /* the workload with itself, or the proxy to the application */
+	/* IPv6 names the link that has the address although the packet came over
+	 * loopback.  Nobody outside can connect from one of our own addresses: the
+	 * answer would never leave. */
+	if (ctx->family == FAMILY_INET)
+		address_from_ipv4(remote.bytes, ctx->remote_ip4);
+	else
+		address_from_words(remote.bytes, ctx->remote_ip6[0], ctx->remote_ip6[1],
+				   ctx->remote_ip6[2], ctx->remote_ip6[3]);
+	if (local_addresses.lookup(&remote))
+		return SK_PASS;
+	is_tunnel = ctx->local_port == INBOUND_TUNNEL_PORT;
+	if (ctx->family == FAMILY_INET)
+		slot = is_tunnel ? LISTENER_TUNNEL_IPV4 : LISTENER_PLAINTEXT_IPV4;
+	else
+		slot = is_tunnel ? LISTENER_TUNNEL_IPV6 : LISTENER_PLAINTEXT_IPV6;
+	listener = inbound_listeners.lookup(&slot);
+	if (!listener) {
+		count(COUNTER_REFUSED_NO_LISTENER);
+		return SK_DROP; /* the agent is gone: refused, never passed on */
+	}
+	failed = bpf_sk_assign(ctx, listener, 0);
+	bpf_sk_release(listener);
+	if (failed) {
+		count(COUNTER_REFUSED_NO_LISTENER);
+		return SK_DROP;
+	}
+	if (is_tunnel)
+		count(COUNTER_STEERED_TUNNEL);
+	else
+		count(COUNTER_STEERED_PLAINTEXT);
+	return SK_PASS;
+}

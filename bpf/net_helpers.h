@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Pure helpers on addresses.  Never a map call here: bcc rewrites map calls in
+ * the main file only, one in a header compiles and then fails to load.
+ */
+#ifndef INTERCEPTOR_NET_HELPERS_H
+#define INTERCEPTOR_NET_HELPERS_H
+
+#include "abi.h"
+
+/* The kernel's numbers, which no UAPI header gives without dragging libc in. */
+#define FAMILY_INET 2
+#define FAMILY_INET6 10
+#define LEVEL_IP 0
+#define LEVEL_IPV6 41
+#define OPTION_ORIGINAL_DST 80 /* SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST */
+#define PROTOCOL_TCP 6
+#define PROTOCOL_MPTCP 262
+#define LOOPBACK_IFINDEX 1
+#define PAGE_BYTES 4096
+
+#define IPV4_LOOPBACK bpf_htonl(0x7f000001)
+#define IPV4_MAPPED_MARK bpf_htonl(0x0000ffff)
+
+static __always_inline void address_from_words(__u8 *address, __u32 a, __u32 b, __u32 c, __u32 d)
+{
+	__u32 *words = (__u32 *)address;
+	words[0] = a;
+	words[1] = b;
+	words[2] = c;
+	words[3] = d;
+}
+
+static __always_inline void address_from_ipv4(__u8 *address, __u32 ipv4)
+{
+	address_from_words(address, 0, 0, IPV4_MAPPED_MARK, ipv4);
+}
+
+static __always_inline __u32 address_word(const __u8 *address, int index)
+{
+	return ((const __u32 *)address)[index];
+}
+
+static __always_inline int is_ipv4_mapped(const __u8 *address)
+{
+	return address_word(address, 0) == 0 && address_word(address, 1) == 0 &&
+	       address_word(address, 2) == IPV4_MAPPED_MARK;
+}
+
+/*
+ * Loopback and the unspecified address (which connect(2) treats as loopback)
+ * never leave the namespace: they are never captured, whatever the prefixes.
+ */
+static __always_inline int is_loopback(const __u8 *address)
+{
+	__u32 last = address_word(address, 3);
+
+	if (is_ipv4_mapped(address))
+		return last == 0 || (last & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return address_word(address, 0) == 0 && address_word(address, 1) == 0 &&
+	       address_word(address, 2) == 0 && (last == 0 || last == bpf_htonl(1));
+}
+
+static __always_inline int is_unset(const __u8 *address)
+{
+	return !(address_word(address, 0) | address_word(address, 1) |
+		 address_word(address, 2) | address_word(address, 3));
+}
+
+#endif

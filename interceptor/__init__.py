@@ -1,0 +1,12 @@
+"""Transparent mutual TLS for the workloads of a Linux node.
+
+cli         commands
+agent       the composition root: builds everything below and joins it
+kernel      BPF programs, network namespaces, links, routes       | does I/O
+proxy       connections: outbound, inbound, relay, TLS            | does I/O
+credentials, authority_store, admin, metrics_server               | does I/O
+config, telemetry, enrolment, policy, protocol                    | pure
+workload, identity, errors                                        | pure
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,388 @@
+"""Take workloads into the mesh and out of it.
+
+Enrolment is a transaction: each step that changes the kernel registers how it
+is undone, and a failure undoes what was done.  The order is what keeps it safe:
+capture is on before the workload is known to others, and it is switched off
+last when a workload is withdrawn.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.agent.state import EnrolledState
+from interceptor.errors import EnrolmentError, InvalidInput, KernelError
+from interceptor.identity.spiffe_id import SpiffeId, validate_name
+from interceptor.kernel import netlink, sockets
+from interceptor.kernel import netns as kernel_netns
+from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT, ListenerSlot
+from interceptor.kernel.return_path import install_return_path, remove_return_path
+from interceptor.kernel.socket_diag import destroy_established
+from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.verdict import Reason
+from interceptor.proxy.connections import HandshakeLimit, LiveConnections
+from interceptor.proxy.context import Limits, WorkloadContext
+from interceptor.proxy.snapshot import Snapshot
+from interceptor.proxy.tls import TlsContexts, tls_contexts
+from interceptor.proxy.workload_proxy import LISTEN_BACKLOG, WorkloadProxy
+from interceptor.workload import Workload, WorkloadKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from interceptor.agent.records import Records
+    from interceptor.agent.reference import NamespaceReference
+    from interceptor.agent.state import RunDetails, StateFile
+    from interceptor.config import Config
+    from interceptor.credentials import Credentials
+    from interceptor.enrolment.registry import Registry
+    from interceptor.identity.svid import X509Svid
+    from interceptor.identity.trust_bundle import TrustBundles
+    from interceptor.kernel.capture import Capture
+    from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.policy.policy_set import PolicySet
+    from interceptor.workload import Endpoint, IPAddress, IPNetwork
+
+log = logging.getLogger(__name__)
+
+FIRST_CERTIFICATE_SECONDS = 10.0
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+
+@dataclass(slots=True)
+class Enrolled:
+    """A workload in the mesh, with what it holds in the kernel and in the proxy."""
+
+    workload: Workload
+    state: EnrolledState
+    netns: NetworkNamespace
+    cookie: int
+    proxy: WorkloadProxy
+    credentials_scope: trio.CancelScope
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody wants to enrol; every part is validated when it is enrolled."""
+
+    namespace: str
+    name: str
+    service_account: str
+    reference: NamespaceReference
+    run: RunDetails | None = None
+
+
+class Enroller:
+    """Owner of the set of enrolled workloads; its methods run one at a time."""
+
+    def __init__(
+        self,
+        config: Config,
+        capture: Capture,
+        records: Records,
+        credentials: Credentials,
+        state_file: StateFile,
+        bundles: TrustBundles,
+        *,
+        policy: Snapshot[PolicySet],
+        registry: Snapshot[Registry],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._config = config
+        self._capture = capture
+        self._records = records
+        self._credentials = credentials
+        self._state_file = state_file
+        self._bundles = bundles
+        self._policy = policy
+        self._registry = registry
+        self._now = now
+        self._enrolled: dict[WorkloadKey, Enrolled] = {}
+        self.lock = trio.Lock()
+
+    @property
+    def enrolled(self) -> tuple[Enrolled, ...]:
+        """Everything enrolled, by namespace and name."""
+        return tuple(self._enrolled[key] for key in sorted(self._enrolled))
+
+    def get(self, key: WorkloadKey) -> Enrolled | None:
+        return self._enrolled.get(key)
+
+    async def enrol(self, request: Request, netns: NetworkNamespace, nursery: trio.Nursery) -> Enrolled:
+        """Enrol a network namespace, which is ours to close from now on; returns when it has its certificate."""
+        async with self.lock:
+            with ExitStack() as undo:
+                undo.callback(netns.close)
+                enrolled = self._prepare(request, netns, undo)
+                # Before the proxy has connections of its own in there, which would be among them.
+                if self._policy.value.mode is MtlsMode.STRICT:
+                    cut = destroy_established(netns, self._captured_networks())
+                    if cut:
+                        log.info("%s: %d connections from before its enrolment were reset", request.name, cut)
+                self._save()
+                undo.pop_all()
+            self._admit(enrolled, nursery)
+            if not await self._has_certificate(enrolled):
+                self._withdraw(enrolled)
+                status = self._credentials.status(enrolled.workload.key)
+                reason = status.last_error if status and status.last_error else "the authority did not answer"
+                raise EnrolmentError(
+                    f"workload {enrolled.workload.key} cannot be enrolled, it gets no certificate: {reason}"
+                )
+            log.info("enrolled %s as %s", enrolled.workload.key, enrolled.workload.identity)
+            return enrolled
+
+    async def restore(self, state: EnrolledState, nursery: trio.Nursery) -> bool:
+        """Take over a workload that the last agent had enrolled; False when its network namespace is gone."""
+        netns = state.reference.reopen()
+        if netns is None:
+            return False
+        request = Request(
+            state.key.namespace, state.key.name, state.service_account, state.reference, state.run
+        )
+        async with self.lock:
+            with ExitStack() as undo:
+                undo.callback(netns.close)
+                enrolled = self._prepare(request, netns, undo, previous=state)
+                undo.pop_all()
+            self._admit(enrolled, nursery)
+        log.info("took over %s", enrolled.workload.key)
+        return True
+
+    async def withdraw(self, key: WorkloadKey) -> None:
+        """Take a workload out: its connections are reset, its network namespace is as it was before."""
+        async with self.lock:
+            enrolled = self._enrolled.get(key)
+            if enrolled is None:
+                raise EnrolmentError(f"workload {key} is not enrolled: see 'interceptor workloads'")
+            self._withdraw(enrolled)
+            log.info("withdrew %s", key)
+
+    async def refresh_addresses(self, enrolled: Enrolled) -> None:
+        """Follow a workload whose addresses changed since it was enrolled."""
+        async with self.lock:
+            addresses = _addresses(enrolled.netns)
+            workload = enrolled.workload
+            if self._enrolled.get(workload.key) is not enrolled or addresses == workload.addresses:
+                return
+            changed = Workload(workload.key, workload.identity, addresses, workload.node)
+            registry = self._registry.value.without(workload.key).with_workload(changed)
+            self._capture.set_addresses(enrolled.cookie, addresses)
+            enrolled.workload = changed
+            self._capture.set_prefixes(self._captured_networks())
+            self._registry.replace(registry)
+            log.info("%s has the addresses %s now", workload.key, ", ".join(map(str, addresses)))
+
+    def _prepare(
+        self,
+        request: Request,
+        netns: NetworkNamespace,
+        undo: ExitStack,
+        *,
+        previous: EnrolledState | None = None,
+    ) -> Enrolled:
+        key = WorkloadKey(request.namespace, request.name)
+        identity = SpiffeId(
+            self._config.trust_domain,
+            key.namespace,
+            validate_name("service account", request.service_account),
+        )
+        self._require_new(netns)
+        workload = Workload(key, identity, _addresses(netns), self._config.node)
+        self._registry.value.with_workload(workload)  # name and addresses are free
+        sysctls = install_return_path(netns)
+        if previous is None:
+            undo.callback(remove_return_path, netns, sysctls)
+        listeners = _open_listeners(netns, undo)
+        cookie = netns.cookie()
+        state = EnrolledState(
+            key,
+            request.service_account,
+            request.reference,
+            sysctls if previous is None else previous.previous_sysctls,
+            request.run,
+        )
+        proxy = WorkloadProxy(
+            self._context(workload, netns),
+            outbound_listeners=listeners[OUTBOUND_PORT],
+            plaintext_listeners=listeners[INBOUND_PLAINTEXT_PORT],
+            tunnel_listeners=listeners[INBOUND_TUNNEL_PORT],
+        )
+        enrolled = Enrolled(workload, state, netns, cookie, proxy, trio.CancelScope())
+        self._enrolled[key] = enrolled
+        undo.callback(self._enrolled.pop, key)
+        undo.callback(lambda: self._capture.set_prefixes(self._captured_networks(without=key)))
+        self._capture.set_prefixes(self._captured_networks())
+        self._capture.enrol(netns, cookie, workload.addresses, _slots(listeners))
+        undo.callback(self._capture.withdraw, cookie)
+        return enrolled
+
+    def _admit(self, enrolled: Enrolled, nursery: trio.Nursery) -> None:
+        """Start serving it, and let the others know of it."""
+        nursery.start_soon(enrolled.proxy.run)
+        nursery.start_soon(self._keep_credentials, enrolled)
+        self._registry.replace(self._registry.value.with_workload(enrolled.workload))
+        self._records.metrics.set_workloads(len(self._enrolled))
+
+    def _withdraw(self, enrolled: Enrolled) -> None:
+        key = enrolled.workload.key
+        self._registry.replace(self._registry.value.without(key))
+        enrolled.proxy.stop(Reason.WITHDRAWN)
+        enrolled.credentials_scope.cancel()
+        del self._enrolled[key]
+        self._records.metrics.forget(key)
+        self._records.metrics.set_workloads(len(self._enrolled))
+        # Capture last of all that matters: until then nothing passes in plaintext.
+        self._capture.withdraw(enrolled.cookie)
+        self._capture.set_prefixes(self._captured_networks())
+        self._save()
+        try:
+            remove_return_path(enrolled.netns, enrolled.state.previous_sysctls)
+        finally:
+            enrolled.netns.close()
+            remove_run(enrolled.state)
+
+    async def _keep_credentials(self, enrolled: Enrolled) -> None:
+        def publish(svid: X509Svid) -> None:
+            enrolled.proxy.context.tls.replace(tls_contexts(svid, self._bundles))
+
+        with enrolled.credentials_scope:
+            await self._credentials.keep_fresh(enrolled.workload, publish)
+
+    async def _has_certificate(self, enrolled: Enrolled) -> bool:
+        with trio.move_on_after(FIRST_CERTIFICATE_SECONDS):
+            while enrolled.proxy.context.tls.value is None:
+                await enrolled.proxy.context.tls.wait_changed()
+        return enrolled.proxy.context.tls.value is not None
+
+    def _require_new(self, netns: NetworkNamespace) -> None:
+        with kernel_netns.current() as ours:
+            if netns.is_same_as(ours):
+                raise EnrolmentError(
+                    f"{netns.description} is the host's own network namespace, which the agent itself runs in: "
+                    "give the workload one of its own ('interceptor run' does)"
+                )
+        for enrolled in self._enrolled.values():
+            if netns.is_same_as(enrolled.netns):
+                raise EnrolmentError(
+                    f"{netns.description} is enrolled already, as {enrolled.workload.key}: withdraw that first"
+                )
+
+    def _context(self, workload: Workload, netns: NetworkNamespace) -> WorkloadContext:
+        def open_socket(family: int) -> socket.socket:
+            sock = netns.open_socket(family, socket.SOCK_STREAM)
+            self._capture.exempt(sock)
+            return sock
+
+        def open_transparent_socket(family: int) -> socket.socket:
+            sock = open_socket(family)
+            sockets.make_transparent(sock)
+            return sock
+
+        limits = self._config.limits
+        tls: Snapshot[TlsContexts | None] = Snapshot(None)
+        return WorkloadContext(
+            workload=workload,
+            policy=self._policy,
+            registry=self._registry,
+            tls=tls,
+            live=LiveConnections(workload.key, limits.connections_per_workload, self._records),
+            handshakes=HandshakeLimit(limits.pending_handshakes),
+            recorder=self._records,
+            limits=Limits(
+                unknown_destination_wait=limits.unknown_destination_wait.total_seconds(),
+                handshake_timeout=limits.handshake_timeout.total_seconds(),
+                connect_timeout=limits.connect_timeout.total_seconds(),
+                connections_per_workload=limits.connections_per_workload,
+                pending_handshakes=limits.pending_handshakes,
+            ),
+            open_socket=open_socket,
+            open_transparent_socket=open_transparent_socket,
+            original_destination=_original_destination,
+            now=self._now,
+        )
+
+    def _captured_networks(self, *, without: WorkloadKey | None = None) -> frozenset[IPNetwork]:
+        """The mesh's CIDRs, and every address of every workload, which may lie outside of them."""
+        own = {
+            ip_network(address)
+            for key, enrolled in self._enrolled.items()
+            if key != without
+            for address in enrolled.workload.addresses
+        }
+        return frozenset({*self._config.mesh_cidrs, *own})
+
+    def _save(self) -> None:
+        self._state_file.save(enrolled.state for enrolled in self._enrolled.values())
+
+
+def remove_run(state: EnrolledState) -> None:
+    """Remove the link and the network namespace that `interceptor run` made for a workload."""
+    if state.run is not None:
+        netlink.remove_link(state.run.host_link)
+        assert state.reference.path is not None
+        kernel_netns.remove_named(Path(state.reference.path))
+
+
+def _addresses(netns: NetworkNamespace) -> tuple[IPAddress, ...]:
+    found = tuple(found.address for found in netlink.addresses(netns))
+    if all(address.is_link_local for address in found):
+        raise EnrolmentError(
+            f"{netns.description} has no address that others can reach: give a link in it one, then enrol it"
+        )
+    return found
+
+
+def _open_listeners(netns: NetworkNamespace, undo: ExitStack) -> dict[int, list[socket.socket]]:
+    families = [socket.AF_INET, socket.AF_INET6] if netns.has_ipv6() else [socket.AF_INET]
+    listeners: dict[int, list[socket.socket]] = {}
+    for port in (OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT):
+        for family in families:
+            listener = netns.open_socket(family, socket.SOCK_STREAM)
+            undo.callback(listener.close)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                # Loopback only: what arrives over a link is steered here, not routed.
+                listener.bind((_LOOPBACK[family], port))
+                listener.listen(LISTEN_BACKLOG)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise EnrolmentError(
+                        f"port {port} is taken inside {netns.description}, the proxy needs it: "
+                        "stop the program that listens there, or let it use another port"
+                    ) from error
+                raise KernelError(
+                    f"cannot listen on port {port} inside {netns.description}: {error.strerror}"
+                ) from error
+            listeners.setdefault(port, []).append(listener)
+    return listeners
+
+
+def _slots(listeners: dict[int, list[socket.socket]]) -> dict[ListenerSlot, socket.socket]:
+    slots = {}
+    for port, ipv4, ipv6 in (
+        (INBOUND_PLAINTEXT_PORT, ListenerSlot.PLAINTEXT_IPV4, ListenerSlot.PLAINTEXT_IPV6),
+        (INBOUND_TUNNEL_PORT, ListenerSlot.TUNNEL_IPV4, ListenerSlot.TUNNEL_IPV6),
+    ):
+        for listener in listeners[port]:
+            slots[ipv4 if listener.family == socket.AF_INET else ipv6] = listener
+    return slots
+
+
+def _original_destination(sock: socket.socket) -> Endpoint | None:
+    try:
+        return sockets.original_destination(sock)
+    except (InvalidInput, KernelError):
+        return None  # port 0, for one: nobody can be meant

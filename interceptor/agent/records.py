@@ -1,0 +1,119 @@
+"""Where connection records go: metrics, the memory of recent ones, and a file of JSON lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.telemetry.access_log import format_record
+from interceptor.telemetry.metrics import Metrics
+from interceptor.telemetry.recent import RecentConnections
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from interceptor.config import RecordsConfig
+    from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.telemetry.metrics import HandshakeSide
+
+log = logging.getLogger(__name__)
+
+RECENT_CONNECTIONS = 1000
+FLUSH_SECONDS = 0.2
+PROGRESS_SECONDS = 5.0  # how often long-lived connections' bytes reach the counters
+MAX_QUEUED = 100_000  # records that wait for a disk that does not keep up
+
+
+class Records:
+    """The recorder that all connections of this node share; nothing in it blocks the path of a connection."""
+
+    def __init__(self, config: RecordsConfig) -> None:
+        self.metrics = Metrics()
+        self.recent = RecentConnections(RECENT_CONNECTIONS)
+        self._file = RecordFile(config.path, config.max_bytes)
+        self._opened: set[ConnectionRecord] = set()
+
+    def opened(self, record: ConnectionRecord) -> None:
+        """The application was reached: bytes can flow."""
+        self.metrics.opened(record)
+        self.recent.add(record)
+        self._opened.add(record)
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """A record is finished, whether the connection was ever carried or not."""
+        if record in self._opened:
+            self._opened.remove(record)
+            self.metrics.closed(record)
+        else:
+            self.metrics.failed(record)
+        self.recent.finish(record)
+        self._file.append(record)
+
+    def handshake(self, side: HandshakeSide, seconds: float) -> None:
+        self.metrics.handshake(side, seconds)
+
+    async def run(self) -> None:
+        """Write what was recorded, and what is left when cancelled."""
+        try:
+            next_progress = trio.current_time() + PROGRESS_SECONDS
+            while True:
+                await trio.sleep(FLUSH_SECONDS)
+                await trio.to_thread.run_sync(self._file.flush)
+                if trio.current_time() >= next_progress:
+                    next_progress = trio.current_time() + PROGRESS_SECONDS
+                    for record in self.recent.live:
+                        self.metrics.progress(record)
+        finally:
+            self._file.flush()
+
+
+class RecordFile:
+    """Appends finished records to a file and rotates it; a full disk loses records, and says how many."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._queue: deque[ConnectionRecord] = deque()
+        self._lost = 0
+
+    def append(self, record: ConnectionRecord) -> None:
+        """Queue a finished record."""
+        if len(self._queue) < MAX_QUEUED:
+            self._queue.append(record)
+        else:
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Write everything that is queued; called from one thread at a time."""
+        lines = []
+        while self._queue:
+            lines.append(format_record(self._queue.popleft()))
+        if not lines:
+            return
+        try:
+            self._write("\n".join([*lines, ""]).encode())
+        except OSError as error:
+            self._lost += len(lines)
+            log.warning(
+                "%d connection records lost so far: cannot write %s (%s)",
+                self._lost,
+                self._path,
+                error.strerror,
+            )
+
+    def _write(self, data: bytes) -> None:
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_size + len(data) > self._max_bytes:
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                os.close(fd)
+                fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)

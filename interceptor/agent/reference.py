@@ -1,0 +1,128 @@
+"""What a workload's network namespace is known by, so that a new agent finds it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from interceptor.errors import EnrolmentError, StateError
+from interceptor.kernel import netns as kernel_netns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from interceptor.kernel.netns import NetworkNamespace
+
+
+def process_start(pid: int) -> int | None:
+    """When a process started (clock ticks since boot): with the pid, it names a process for good. None: it ended."""
+    try:
+        # After the command, which may contain anything, come fields 3 and on (proc(5)).
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, told from a later one with its number by when it started."""
+
+    pid: int
+    start: int
+
+    @classmethod
+    def find(cls, pid: int) -> Self:
+        """The process that has this number now."""
+        start = process_start(pid)
+        if start is None:
+            raise EnrolmentError(f"process {pid} does not exist, or has ended")
+        return cls(pid, start)
+
+    def is_alive(self) -> bool:
+        return process_start(self.pid) == self.start
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceReference:
+    """A network namespace by path or by process, and which namespace of the kernel that was."""
+
+    path: str | None
+    process: Process | None
+    device: int
+    inode: int
+
+    @classmethod
+    def by_path(cls, name_or_path: str) -> tuple[Self, NetworkNamespace]:
+        """Open a name or path; the caller closes the namespace."""
+        netns = kernel_netns.open_path(name_or_path)
+        path = name_or_path if "/" in name_or_path else str(kernel_netns.NAMED_NAMESPACES / name_or_path)
+        return cls(str(Path(path).absolute()), None, netns.device, netns.inode), netns
+
+    @classmethod
+    def by_pid(cls, pid: int) -> tuple[Self, NetworkNamespace]:
+        """Open the namespace of a process; the caller closes it."""
+        process = Process.find(pid)
+        netns = kernel_netns.open_pid(pid)
+        if not process.is_alive():
+            netns.close()
+            raise EnrolmentError(f"process {pid} ended while its network namespace was opened")
+        return cls(None, process, netns.device, netns.inode), netns
+
+    def is_alive(self) -> bool:
+        """Whether path or process still lead to this very namespace."""
+        if self.process is not None:
+            path = f"/proc/{self.process.pid}/ns/net"
+            if not self.process.is_alive():
+                return False
+        else:
+            assert self.path is not None
+            path = self.path
+        try:
+            found = Path(path).stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+    def reopen(self) -> NetworkNamespace | None:
+        """Open the same namespace again, through whoever is still in it; None when it is gone."""
+        if self.is_alive():
+            path = self.path or f"/proc/{self.process.pid}/ns/net"  # type: ignore[union-attr] # one of the two
+            return kernel_netns.open_path(path)
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and self._is_at(entry / "ns/net"):
+                try:
+                    return kernel_netns.open_pid(int(entry.name))
+                except EnrolmentError:
+                    continue  # it ended just now
+        return None
+
+    def _is_at(self, path: Path) -> bool:
+        try:
+            found = path.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+    def to_dict(self) -> dict[str, object]:
+        """For the state file."""
+        return {
+            "path": self.path,
+            "pid": self.process.pid if self.process else None,
+            "start": self.process.start if self.process else None,
+            "device": self.device,
+            "inode": self.inode,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """From the state file; StateError on anything that `to_dict` did not write."""
+        path, pid = data["path"], data["pid"]
+        if (path is None) == (pid is None):
+            raise StateError("a network namespace needs either a path or a pid")
+        process = None if pid is None else Process(int(pid), int(data["start"]))
+        return cls(None if path is None else str(path), process, int(data["device"]), int(data["inode"]))

@@ -1,0 +1,126 @@
+"""run, enrol, withdraw."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from interceptor.cli.child import run_in_namespace
+from interceptor.cli.context import pass_session
+from interceptor.cli.lifecycle import require_root
+from interceptor.errors import AgentError
+
+if TYPE_CHECKING:
+    from interceptor.cli.context import Session
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "--service-account", required=True, help="Service account: the last part of the workload's identity."
+)
+@click.option("--namespace", default="default", show_default=True, help="Namespace of the workload.")
+@click.option("--name", help="Name of the workload.  [default: the service account's]")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@pass_session
+def run(
+    session: Session, service_account: str, namespace: str, name: str | None, command: tuple[str, ...]
+) -> None:
+    """Run a command as a workload: in a network namespace of its own, enrolled before its first instruction.
+
+    \b
+    It gets an IPv4 and an IPv6 address on the node's bridge, and sees the other
+    workloads by name. It is withdrawn when the command ends; signals are passed on,
+    and the exit status is the command's own.
+
+    \b
+    Examples:
+      sudo interceptor run --service-account web -- nginx -g 'daemon off;'
+      sudo interceptor run --service-account client -- curl http://web/
+      sudo interceptor run --service-account db --namespace shop -- runuser -u postgres -- postgres -D /srv/db
+    """
+    require_root("interceptor run")
+    made = session.ask(
+        "run", pid=os.getpid(), service_account=service_account, namespace=namespace, name=name
+    )
+    key = f"{made['namespace']}/{made['name']}"
+    try:
+        status = run_in_namespace(command, Path(made["netns_path"]), Path(made["hosts_path"]))
+    finally:
+        _withdraw_at_the_end(session, key)
+    sys.exit(status)
+
+
+def _withdraw_at_the_end(session: Session, key: str) -> None:
+    try:
+        session.ask("withdraw", name=key)
+    except AgentError as error:
+        if "is not enrolled" not in str(error) and "no workload is called" not in str(error):
+            click.echo(f"interceptor: {key} was not withdrawn: {error}", err=True)
+
+
+@click.command()
+@click.option("--netns", help="Name (as 'ip netns' shows it) or path of a network namespace.")
+@click.option(
+    "--pid",
+    type=click.IntRange(min=1),
+    help="A process whose network namespace is meant, of a container for one.",
+)
+@click.option(
+    "--service-account", required=True, help="Service account: the last part of the workload's identity."
+)
+@click.option("--namespace", default="default", show_default=True, help="Namespace of the workload.")
+@click.option("--name", help="Name of the workload.  [default: the service account's]")
+@pass_session
+def enrol(
+    session: Session,
+    netns: str | None,
+    pid: int | None,
+    service_account: str,
+    namespace: str,
+    name: str | None,
+) -> None:
+    """Take an existing network namespace or container into the mesh, without restarting it.
+
+    \b
+    Connections that it has to other workloads already were made without mutual TLS:
+    in STRICT mode they are reset.
+
+    \b
+    Examples:
+      sudo interceptor enrol --netns blue --service-account web
+      sudo interceptor enrol --pid 4711 --service-account db --namespace shop --name db-1
+    """
+    require_root("interceptor enrol")
+    if (netns is None) == (pid is None):
+        raise click.UsageError("give either --netns or --pid")
+    if netns is not None and "/" in netns:
+        netns = str(Path(netns).absolute())
+    made = session.ask(
+        "enrol", netns=netns, pid=pid, service_account=service_account, namespace=namespace, name=name
+    )
+    click.echo(
+        f"enrolled {made['namespace']}/{made['name']} as {made['identity']} ({', '.join(made['addresses'])})"
+    )
+
+
+@click.command()
+@click.argument("name")
+@pass_session
+def withdraw(session: Session, name: str) -> None:
+    """Take a workload out of the mesh; its network namespace is left as it was before.
+
+    \b
+    NAME is a workload's name, or NAMESPACE/NAME. Its open connections are reset.
+
+    \b
+    Examples:
+      sudo interceptor withdraw web
+      sudo interceptor withdraw shop/db-1
+    """
+    require_root("interceptor withdraw")
+    answer = session.ask("withdraw", name=name)
+    click.echo(f"withdrew {answer['withdrawn']}")

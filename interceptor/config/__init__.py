@@ -1,0 +1,23 @@
+"""config.yaml: text in, a frozen `Config` out, or a message with file and line. **Pure.**"""
+
+from interceptor.config.default_text import default_config_text
+from interceptor.config.model import (
+    BridgeConfig,
+    CertificatesConfig,
+    Config,
+    LimitsConfig,
+    PathsConfig,
+    RecordsConfig,
+)
+from interceptor.config.parse import parse_config
+
+__all__ = [
+    "BridgeConfig",
+    "CertificatesConfig",
+    "Config",
+    "LimitsConfig",
+    "PathsConfig",
+    "RecordsConfig",
+    "default_config_text",
+    "parse_config",
+]

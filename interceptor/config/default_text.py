@@ -1,0 +1,64 @@
+"""The config file that `interceptor` offers to write: every key with its default and what it is for."""
+
+_DEFAULT_TEXT = """\
+# Settings of the interceptor agent on this host. A key that is left out has the value shown here.
+# Durations are a whole number with a unit: ms, s, m or h.
+
+# The name of this host in the registry and in metrics; what the host calls itself when left out.
+#node: node-1
+
+# The naming root of all identities, spiffe://<trust domain>/ns/<namespace>/sa/<service account>.
+trustDomain: cluster.local
+
+# STRICT: only mutual TLS reaches a workload. PERMISSIVE: plaintext too. DISABLE: plaintext too, and what workloads
+# send to each other is plaintext.
+mode: STRICT
+
+mesh:
+  # Connections to these addresses are captured; all others are left alone. An address in here that belongs to no
+  # enrolled workload is refused, never dialled in plaintext.
+  cidrs:
+    - 10.215.0.0/16
+    - fd15:8::/64
+
+bridge:
+  # Joins the workloads of 'interceptor run'. The addresses are the host's own on it; their networks must be inside
+  # mesh.cidrs.
+  name: interceptor0
+  ipv4: 10.215.0.1/16
+  ipv6: fd15:8::1/64
+
+certificates:
+  # From 10s to 24h. A certificate is renewed when half to three fifths of it have passed.
+  lifetime: 24h
+
+paths:
+  state: /var/lib/interceptor
+  run: /run/interceptor
+  bpf: /sys/fs/bpf/interceptor
+  # The root of a cgroup-v2 hierarchy; the first one mounted when left out.
+  #cgroup: /sys/fs/cgroup
+  # A kernel header tree for compiling the BPF programs; the installed one when left out.
+  #kernelHeaders: /usr/src/linux-headers
+  # One JSON line for each finished connection; connections.jsonl in the state directory when left out.
+  #records: /var/lib/interceptor/connections.jsonl
+
+limits:
+  # How long a connection to an address that no workload has yet is held before it is refused.
+  unknownDestinationWait: 2s
+  handshakeTimeout: 10s
+  connectTimeout: 10s
+  connectionsPerWorkload: 10000
+  pendingHandshakes: 1000
+  # The file of records is rotated at this size; one rotated file is kept.
+  recordsBytes: 16777216
+
+metrics:
+  # Where Prometheus scrapes. It shows names of workloads, so keep it on loopback or behind a firewall.
+  address: 127.0.0.1:15020
+"""
+
+
+def default_config_text() -> str:
+    """A commented config.yaml; `parse_config` of it gives the defaults."""
+    return _DEFAULT_TEXT

@@ -1,0 +1,1 @@
+"""Which workloads are in the mesh, as immutable snapshots. **Pure.**"""

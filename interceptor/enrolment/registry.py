@@ -1,0 +1,129 @@
+"""The enrolled workloads: an immutable snapshot, so that readers never see half a change."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Self
+
+from interceptor.errors import EnrolmentError, InvalidInput, quoted
+from interceptor.workload import IPAddress, Workload, WorkloadKey, normalised_address, parse_address
+
+# Every hosts file binds these to loopback; a workload of that name would receive what others send to themselves.
+RESERVED_NAMES: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+LISTED_CANDIDATES: Final = 5  # how many names an error message lists before it says "and N more"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Who is enrolled, by name and by address. A change gives a new snapshot; build with `empty`, `with_workload`.
+
+    A link-local address is unique on its own link only, so several workloads may share one.
+    """
+
+    _by_key: Mapping[WorkloadKey, Workload]
+    _by_address: Mapping[IPAddress, Workload]  # without link-local addresses
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A registry without workloads."""
+        return cls(MappingProxyType({}), MappingProxyType({}))
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """All workloads, sorted by namespace and name."""
+        return tuple(self._by_key[key] for key in sorted(self._by_key))
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def get(self, key: WorkloadKey) -> Workload | None:
+        """The workload of that key, or None."""
+        return self._by_key.get(key)
+
+    def by_address(self, address: IPAddress) -> Workload | None:
+        """The workload that has this address, or None; a link-local address counts only when one workload has it."""
+        address = normalised_address(address)
+        if address.is_link_local:
+            holders = [workload for workload in self._by_key.values() if address in workload.addresses]
+            return holders[0] if len(holders) == 1 else None
+        return self._by_address.get(address)
+
+    def find(self, text: str) -> Workload:
+        """The workload that a person means by `name`, `namespace/name` or an address.
+
+        Raises EnrolmentError when nobody or more than one answers to it, and lists who might be meant.
+        """
+        candidates = self._matching(text)
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            raise EnrolmentError(f"{quoted(text)} may mean {_listed(candidates)}, give namespace/name")
+        known = f"enrolled are {_listed(self.workloads)}" if self._by_key else "none is enrolled"
+        raise EnrolmentError(f"no workload is called {quoted(text)}, {known}")
+
+    def with_workload(self, workload: Workload) -> "Registry":
+        """A registry with this workload too; raises EnrolmentError when its name or an address is not free."""
+        if workload.name in RESERVED_NAMES:
+            raise EnrolmentError(
+                f"workload {workload.key} cannot be enrolled, its name means the host itself, rename it"
+            )
+        if workload.key in self._by_key:
+            raise EnrolmentError(
+                f"workload {workload.key} is enrolled already, withdraw it first or use another name"
+            )
+        by_address = dict(self._by_address)
+        for address in map(normalised_address, workload.addresses):
+            if address.is_link_local:
+                continue
+            holder = by_address.setdefault(address, workload)
+            if holder is not workload:
+                raise EnrolmentError(
+                    f"workload {workload.key} cannot be enrolled, its address {address} belongs to {holder.key}, "
+                    "withdraw that one or give this one another address"
+                )
+        return Registry(
+            MappingProxyType({**self._by_key, workload.key: workload}),
+            MappingProxyType(by_address),
+        )
+
+    def without(self, key: WorkloadKey) -> "Registry":
+        """A registry without this workload; raises EnrolmentError when it is not enrolled."""
+        if key not in self._by_key:
+            raise EnrolmentError(f"workload {key} is not enrolled, see 'interceptor workloads'")
+        return Registry(
+            MappingProxyType({other: workload for other, workload in self._by_key.items() if other != key}),
+            MappingProxyType(
+                {a: workload for a, workload in self._by_address.items() if workload.key != key}
+            ),
+        )
+
+    def hosts_file(self, namespace: str, header: str) -> str:
+        """The /etc/hosts of a workload in `namespace`: `header`, then a line for each address of each workload.
+
+        Workloads of its own namespace are reachable as `name` and `name.namespace`, others only as the latter, as in
+        Kubernetes. Link-local addresses are left out: they mean another host on each link.
+        """
+        lines = header.splitlines()
+        for workload in self.workloads:
+            qualified = f"{workload.name}.{workload.namespace}"
+            names = f"{workload.name} {qualified}" if workload.namespace == namespace else qualified
+            lines += [f"{address} {names}" for address in workload.addresses if not address.is_link_local]
+        return "".join(f"{line}\n" for line in lines)
+
+    def _matching(self, text: str) -> list[Workload]:
+        if "/" in text:
+            return [workload for workload in self._by_key.values() if str(workload.key) == text]
+        try:
+            address = parse_address(text)
+        except InvalidInput:
+            return [workload for workload in self.workloads if workload.name == text]
+        return [workload for workload in self.workloads if address in workload.addresses]
+
+
+def _listed(workloads: Sequence[Workload]) -> str:
+    names = ", ".join(str(workload.key) for workload in workloads[:LISTED_CANDIDATES])
+    more = len(workloads) - LISTED_CANDIDATES
+    return f"{names} and {more} more" if more > 0 else names

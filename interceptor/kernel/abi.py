@@ -1,0 +1,130 @@
+"""Mirror of `bpf/abi.h`: the structs and constants that the BPF programs and the agent share.
+
+`tests/kernel/test_abi.py` compiles the header with the host's C compiler and
+compares every size, offset and constant with what is written here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from interceptor.workload import IPAddress, IPNetwork
+
+ABI_VERSION = 1
+
+OUTBOUND_PORT = 15001
+INBOUND_PLAINTEXT_PORT = 15006
+INBOUND_TUNNEL_PORT = 15008
+
+MAX_WORKLOADS = 4096
+MAX_OWN_ADDRESSES = 16384
+MAX_CAPTURED_PREFIXES = 16384
+MAX_PENDING_FLOWS = 65536
+MAX_LOCAL_ADDRESSES = 256
+
+LISTENER_SLOTS = 4
+
+
+class ListenerSlot(IntEnum):
+    """Index of `inbound_listeners`; mirrors LISTENER_*."""
+
+    PLAINTEXT_IPV4 = 0
+    PLAINTEXT_IPV6 = 1
+    TUNNEL_IPV4 = 2
+    TUNNEL_IPV6 = 3
+
+
+class Counter(IntEnum):
+    """Index of `counters`; mirrors COUNTER_*."""
+
+    CAPTURED_IPV4 = 0
+    CAPTURED_IPV6 = 1
+    REFUSED_STORAGE = 2
+    REFUSED_FLOW = 3
+    REFUSED_MPTCP = 4
+    STEERED_PLAINTEXT = 5
+    STEERED_TUNNEL = 6
+    REFUSED_NO_LISTENER = 7
+
+
+class Prefix(ctypes.Structure):
+    """Mirrors `struct prefix`, the key of `captured_prefixes`."""
+
+    _fields_ = (("length", ctypes.c_uint32), ("address", ctypes.c_uint8 * 16))
+
+
+class WorkloadEntry(ctypes.Structure):
+    """Mirrors `struct workload_entry`, the value of `workloads`."""
+
+    _fields_ = (("ipv4_source", ctypes.c_uint8 * 16), ("ipv6_source", ctypes.c_uint8 * 16))
+
+
+class Address(ctypes.Structure):
+    """Mirrors `struct address`, the key of `local_addresses`."""
+
+    _fields_ = (("bytes", ctypes.c_uint8 * 16),)
+
+
+class OwnAddress(ctypes.Structure):
+    """Mirrors `struct own_address`, the key of `own_addresses`."""
+
+    _fields_ = (("netns_cookie", ctypes.c_uint64), ("address", ctypes.c_uint8 * 16))
+
+
+class Flow(ctypes.Structure):
+    """Mirrors `struct flow`, the key of `pending_flows`."""
+
+    _fields_ = (
+        ("netns_cookie", ctypes.c_uint64),
+        ("client_address", ctypes.c_uint8 * 16),
+        ("client_port", ctypes.c_uint16),
+        ("padding", ctypes.c_uint8 * 6),
+    )
+
+
+class OriginalDestination(ctypes.Structure):
+    """Mirrors `struct original_destination`, the value of `pending_flows` and of the socket storages."""
+
+    _fields_ = (
+        ("address", ctypes.c_uint8 * 16),
+        ("port", ctypes.c_uint16),
+        ("padding", ctypes.c_uint8 * 2),
+    )
+
+
+def address_bytes(address: IPAddress) -> bytes:
+    """An address as the programs keep it: 16 bytes, IPv4 as IPv4-mapped (RFC 4291 section 2.5.5.2)."""
+    if isinstance(address, IPv4Address):
+        return b"\x00" * 10 + b"\xff\xff" + address.packed
+    return address.packed
+
+
+def prefix_key(network: IPNetwork) -> Prefix:
+    """The LPM key of a network, given as any `ipaddress` network."""
+    extra = 96 if isinstance(network.network_address, IPv4Address) else 0
+    key = Prefix(length=network.prefixlen + extra)
+    key.address[:] = address_bytes(network.network_address)
+    return key
+
+
+def own_address_key(netns_cookie: int, address: IPAddress) -> OwnAddress:
+    """The key under which `address` is known as local to a network namespace."""
+    key = OwnAddress(netns_cookie=netns_cookie)
+    key.address[:] = address_bytes(address)
+    return key
+
+
+def workload_entry(addresses: tuple[IPAddress, ...]) -> WorkloadEntry:
+    """The entry of a workload: the first global address of each family is its source address."""
+    entry = WorkloadEntry()
+    ipv4 = next((a for a in addresses if isinstance(a, IPv4Address)), None)
+    ipv6 = next((a for a in addresses if isinstance(a, IPv6Address) and not a.is_link_local), None)
+    if ipv4 is not None:
+        entry.ipv4_source[:] = address_bytes(ipv4)
+    if ipv6 is not None:
+        entry.ipv6_source[:] = address_bytes(ipv6)
+    return entry

@@ -1,0 +1,200 @@
+"""The one door to bcc: compile `bpf/capture.c`, load its programs, hand out file descriptors."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import socket
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from interceptor.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MINIMUM_BCC = (0, 25)
+_MESSAGE_BYTES = 65536  # steer_inbound in hexadecimal is 1.3 KB
+
+_MAPS = (
+    "workloads",
+    "captured_prefixes",
+    "own_addresses",
+    "pending_flows",
+    "connected_to",
+    "accepted_for",
+    "proxy_sockets",
+    "counters",
+    "inbound_listeners",
+    "local_addresses",
+)
+# function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
+CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
+    "connect_ipv4": (18, 10),
+    "connect_ipv6": (18, 11),
+    "peer_name_ipv4": (18, 29),
+    "peer_name_ipv6": (18, 30),
+    "track_flows": (13, 3),
+    "answer_original_destination": (25, 21),
+    "refuse_multipath": (9, 2),
+}
+_STEER = ("steer_inbound", 30, 36)
+_LOAD_MAP_BY_FD = (0x18, 1)  # BPF_LD | BPF_IMM | BPF_DW with BPF_PSEUDO_MAP_FD as source register
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """Where an instruction names a map: byte offset, and which map."""
+
+    offset: int
+    map_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What was loaded: map and program file descriptors, and `steer_inbound` to be loaded per namespace."""
+
+    maps: Mapping[str, int]
+    programs: Mapping[str, int]
+    steer_inbound: bytes
+    relocations: tuple[Relocation, ...]
+
+    def steer_instructions(self, maps: Mapping[str, int]) -> bytes:
+        """`steer_inbound` with other maps: `maps` overrides file descriptors by map name."""
+        code = bytearray(self.steer_inbound)
+        for relocation in self.relocations:
+            fd = maps.get(relocation.map_name, self.maps[relocation.map_name])
+            struct.pack_into("<i", code, relocation.offset + 4, fd)
+        return bytes(code)
+
+    def close(self) -> None:
+        """Give the file descriptors back; what is pinned or attached stays."""
+        for fd in (*self.maps.values(), *self.programs.values()):
+            os.close(fd)
+
+
+def source_directory() -> Path:
+    """`bpf/`: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "bpf"
+    return installed if installed.is_dir() else package.parent / "bpf"
+
+
+def import_bcc() -> Any:  # noqa: ANN401 - bcc ships no types
+    """The bcc module, new enough; KernelError names the package to install otherwise."""
+    try:
+        bcc = importlib.import_module("bcc")
+    except ImportError as error:
+        raise KernelError(
+            f"the Python module bcc cannot be imported ({error}): apt-get install python3-bpfcc, "
+            "and use the distribution's own python3 (a venv needs --system-site-packages)"
+        ) from error
+    found = str(getattr(bcc, "__version__", ""))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if not hasattr(bcc, "BPF"):
+        raise KernelError(
+            "the Python module bcc is not the BPF compiler (an unrelated package of that name is on PyPI): "
+            "pip uninstall bcc, then apt-get install python3-bpfcc"
+        )
+    # A locally built bcc may carry no number at all ("EAD-NOTFOUND..."): let it try.
+    if numbers and numbers < MINIMUM_BCC:
+        raise KernelError(
+            f"bcc {found} is too old, it cannot load connect4 and sk_lookup programs: "
+            "install bcc 0.25 or newer (Debian 12, Ubuntu 24.04 have it)"
+        )
+    return bcc
+
+
+def load_programs(headers: Path | None) -> Programs:
+    """Compile and load everything; nothing is attached yet.
+
+    `headers` is a kernel header tree, None when bcc finds its own.  KernelError
+    says in one line what the compiler or the verifier did not accept.
+
+    A child process does it and sends the file descriptors back: the compiler
+    inside bcc takes 150 MB that would never be returned, and a crash of it is
+    then one error message.  Call it before there are threads.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, tempfile.TemporaryFile() as diagnostics:
+        child = os.fork()
+        if child == 0:
+            _compile_and_exit(theirs, diagnostics.fileno(), headers)
+        theirs.close()
+        try:
+            message, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, len(_MAPS) + len(CGROUP_PROGRAMS))
+        finally:
+            _, status = os.waitpid(child, 0)
+        diagnostics.seek(0)
+        answer: dict[str, Any] = (
+            json.loads(message) if message else {"error": f"the compiler ended with status {status}"}
+        )
+        if "refusal" in answer:
+            raise KernelError(answer["refusal"])
+        if "error" in answer:
+            raise KernelError(_explain(answer["error"], diagnostics.read().decode(errors="replace")))
+    return Programs(
+        maps=dict(zip(_MAPS, fds, strict=False)),
+        programs=dict(zip(CGROUP_PROGRAMS, fds[len(_MAPS) :], strict=True)),
+        steer_inbound=bytes.fromhex(answer["steer_inbound"]),
+        relocations=tuple(Relocation(offset, name) for offset, name in answer["relocations"]),
+    )
+
+
+def _compile_and_exit(channel: socket.socket, diagnostics_fd: int, headers: Path | None) -> NoReturn:
+    # clang and the verifier write to file descriptors 1 and 2 themselves: dozens
+    # of lines that are for us, not for the person at the terminal.
+    os.dup2(diagnostics_fd, 1)
+    os.dup2(diagnostics_fd, 2)
+    try:
+        if headers is not None:
+            os.environ["BCC_KERNEL_SOURCE"] = str(headers)
+        fds, steer = _compile(import_bcc(), source_directory())
+        relocations = _relocations(steer, dict(zip(fds, _MAPS, strict=False)))
+        answer = {
+            "steer_inbound": steer.hex(),
+            "relocations": [(relocation.offset, relocation.map_name) for relocation in relocations],
+        }
+        socket.send_fds(channel, [json.dumps(answer).encode()], fds)
+    except KernelError as error:
+        channel.send(json.dumps({"refusal": str(error)}).encode())
+    except BaseException as error:
+        channel.send(json.dumps({"error": str(error)[:1000]}).encode())
+    finally:
+        os._exit(0)
+
+
+def _compile(bcc: Any, source: Path) -> tuple[list[int], bytes]:  # noqa: ANN401 - bcc ships no types
+    module = bcc.BPF(src_file=str(source / "capture.c").encode(), cflags=[f"-I{source}"])
+    programs = [
+        module.load_func(name.encode(), program_type, attach_type=attach_type).fd
+        for name, (program_type, attach_type) in CGROUP_PROGRAMS.items()
+    ]
+    name, program_type, attach_type = _STEER
+    module.load_func(name.encode(), program_type, attach_type=attach_type)
+    maps = [bcc.lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
+    return maps + programs, module.dump_func(name.encode())
+
+
+def _relocations(code: bytes, names: Mapping[int, str]) -> tuple[Relocation, ...]:
+    found = []
+    for offset in range(0, len(code), 8):
+        operation, registers, _, immediate = struct.unpack_from("<BBhi", code, offset)
+        if (operation, registers >> 4) == _LOAD_MAP_BY_FD:
+            found.append(Relocation(offset, names[immediate]))
+    return tuple(found)
+
+
+def _explain(error: str, diagnostics: str) -> str:
+    lines = [line.strip() for line in diagnostics.splitlines()]
+    first = next((line for line in lines if "error:" in line), None)
+    verdict = next((line for line in reversed(lines) if line and not line.startswith("processed")), None)
+    cause = first or verdict or error
+    if "file not found" in cause:
+        return f"the kernel header tree is not complete ({cause}): run 'interceptor doctor'"
+    return f"the BPF programs cannot be loaded ({cause}): run 'interceptor doctor'"

@@ -1,0 +1,231 @@
+"""Capture: the BPF programs in force, and which network namespaces and destinations they act on.
+
+The programs are attached by links that are pinned, so they stay in force when
+the agent dies: without its listeners every captured connection is refused.  A
+new agent loads new programs with new maps, fills the maps, and then switches
+each pinned link over in one step; at no time is an enrolled namespace without
+capture.  `release` removes the pins, and with them everything.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING, Protocol
+
+from interceptor.errors import EnrolmentError, KernelError
+from interceptor.kernel import abi, bpf_syscall
+from interceptor.kernel.bpf_program import CGROUP_PROGRAMS
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from interceptor.kernel.bpf_program import Programs
+    from interceptor.workload import IPAddress, IPNetwork
+
+_PRESENT = b"\x01"
+_EXEMPT_VALUE = b"\x01"
+_INBOUND = "inbound_"
+
+
+class AttachTarget(Protocol):
+    """A network namespace, as far as attaching to it goes."""
+
+    @property
+    def fd(self) -> int: ...
+
+
+def pinned_inbound(bpf_dir: Path) -> dict[int, Path]:
+    """The pinned inbound links of enrolled network namespaces, by netns cookie."""
+    if not bpf_dir.is_dir():
+        return {}
+    return {int(path.name.removeprefix(_INBOUND), 16): path for path in bpf_dir.glob(f"{_INBOUND}*")}
+
+
+def is_attached(bpf_dir: Path) -> bool:
+    """Whether every cgroup program is attached (its link is pinned)."""
+    return all((bpf_dir / name).exists() for name in CGROUP_PROGRAMS)
+
+
+def release(bpf_dir: Path) -> int:
+    """Detach every program by removing the pins; returns how many there were."""
+    if not bpf_dir.is_dir():
+        return 0
+    # Inbound last: until it is gone, what arrives is still refused.
+    pins = sorted(bpf_dir.iterdir(), key=lambda path: path.name.startswith(_INBOUND))
+    for path in pins:
+        path.unlink()
+    bpf_dir.rmdir()
+    return len(pins)
+
+
+class Capture:
+    """Owner of the maps and links; used by the agent alone, from one task."""
+
+    def __init__(self, programs: Programs, bpf_dir: Path) -> None:
+        self._programs = programs
+        self._maps = programs.maps
+        self._bpf_dir = bpf_dir
+        self._prefixes: frozenset[IPNetwork] = frozenset()
+        self._own_addresses: dict[int, tuple[IPAddress, ...]] = {}
+        self._local_maps: dict[int, int] = {}
+
+    def activate(self, cgroup: Path) -> None:
+        """Attach the cgroup programs below `cgroup`, or switch the pinned links to the new programs."""
+        self._bpf_dir.mkdir(mode=0o700, exist_ok=True)
+        cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name, (_, attach_type) in CGROUP_PROGRAMS.items():
+                self._attach(self._bpf_dir / name, self._programs.programs[name], cgroup_fd, attach_type)
+        except OSError as error:
+            raise KernelError(
+                f"cannot attach the capture programs to the cgroup {cgroup} ({error.strerror}): "
+                "run 'interceptor doctor'"
+            ) from error
+        finally:
+            os.close(cgroup_fd)
+
+    def set_prefixes(self, networks: Iterable[IPNetwork]) -> None:
+        """Replace the set of captured destinations; what stays is never missing in between."""
+        wanted = frozenset(networks)
+        try:
+            for network in wanted - self._prefixes:
+                bpf_syscall.map_update(
+                    self._maps["captured_prefixes"], bytes(abi.prefix_key(network)), _PRESENT
+                )
+        except OSError as error:
+            raise _full("captured_prefixes", abi.MAX_CAPTURED_PREFIXES, error) from error
+        for network in self._prefixes - wanted:
+            bpf_syscall.map_delete(self._maps["captured_prefixes"], bytes(abi.prefix_key(network)))
+        self._prefixes = wanted
+
+    def enrol(
+        self,
+        netns: AttachTarget,
+        cookie: int,
+        addresses: tuple[IPAddress, ...],
+        listeners: Mapping[abi.ListenerSlot, socket.socket],
+    ) -> None:
+        """Steer what arrives in the namespace to `listeners`, and capture what its processes connect to."""
+        try:
+            self._steer_inbound(netns, cookie, listeners)
+            self.set_addresses(cookie, addresses)
+        except OSError as error:
+            self.withdraw(cookie)
+            if error.errno == errno.E2BIG:
+                raise _full("workloads or own_addresses", abi.MAX_WORKLOADS, error) from error
+            raise KernelError(f"cannot capture the network namespace ({error.strerror})") from error
+
+    def set_addresses(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
+        """Let a namespace reach its own addresses directly, and capture what goes to any other."""
+        before = self._own_addresses.get(cookie, ())
+        self._own_addresses[cookie] = addresses
+        local_map, own_map = self._local_maps[cookie], self._maps["own_addresses"]
+        for address in addresses:
+            bpf_syscall.map_update(local_map, abi.address_bytes(address), _PRESENT)
+            bpf_syscall.map_update(own_map, bytes(abi.own_address_key(cookie, address)), _PRESENT)
+        for address in set(before) - set(addresses):
+            bpf_syscall.map_delete(local_map, abi.address_bytes(address))
+            bpf_syscall.map_delete(own_map, bytes(abi.own_address_key(cookie, address)))
+        entry = bytes(abi.workload_entry(addresses))
+        bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), entry)
+
+    def withdraw(self, cookie: int) -> None:
+        """Undo `enrol`; a namespace that is not enrolled, or gone, is no error."""
+        bpf_syscall.map_delete(self._maps["workloads"], struct.pack("=Q", cookie))
+        for address in self._own_addresses.pop(cookie, ()):
+            bpf_syscall.map_delete(self._maps["own_addresses"], bytes(abi.own_address_key(cookie, address)))
+        self._inbound_path(cookie).unlink(missing_ok=True)
+        if (local_map := self._local_maps.pop(cookie, None)) is not None:
+            os.close(local_map)
+
+    def exempt(self, sock: socket.socket) -> None:
+        """Mark a socket of the proxy itself: its connections are not captured."""
+        bpf_syscall.map_update(self._maps["proxy_sockets"], struct.pack("=i", sock.fileno()), _EXEMPT_VALUE)
+
+    def is_enrolled(self, cookie: int) -> bool:
+        """Whether the kernel captures this namespace now: looked up, not remembered."""
+        value_bytes = len(bytes(abi.WorkloadEntry()))
+        found = bpf_syscall.map_lookup(self._maps["workloads"], struct.pack("=Q", cookie), value_bytes)
+        return found is not None and self._inbound_path(cookie).exists()
+
+    def counters(self) -> dict[abi.Counter, int]:
+        """The kernel's counters, summed over the processors."""
+        processors = _possible_processors()
+        values = {}
+        for counter in abi.Counter:
+            key = struct.pack("=I", counter)
+            raw = bpf_syscall.map_lookup(self._maps["counters"], key, 8 * processors) or b""
+            values[counter] = sum(struct.unpack(f"={len(raw) // 8}Q", raw))
+        return values
+
+    def pending_flows(self) -> int:
+        """Handshakes of captured connections under way."""
+        return len(bpf_syscall.map_keys(self._maps["pending_flows"], len(bytes(abi.Flow()))))
+
+    def close(self) -> None:
+        """Let go of the file descriptors; what is pinned stays in force."""
+        for local_map in self._local_maps.values():
+            os.close(local_map)
+        self._local_maps.clear()
+        self._programs.close()
+
+    def _steer_inbound(
+        self, netns: AttachTarget, cookie: int, listeners: Mapping[abi.ListenerSlot, socket.socket]
+    ) -> None:
+        own = self._local_maps[cookie] = bpf_syscall.create_map(
+            bpf_syscall.MAP_TYPE_HASH, 16, 1, abi.MAX_LOCAL_ADDRESSES, "local_addresses"
+        )
+        sockmap = bpf_syscall.create_map(bpf_syscall.MAP_TYPE_SOCKMAP, 4, 4, abi.LISTENER_SLOTS, "listeners")
+        try:
+            for slot, listener in listeners.items():
+                bpf_syscall.map_update(sockmap, struct.pack("=I", slot), struct.pack("=I", listener.fileno()))
+            program = bpf_syscall.load_program(
+                bpf_syscall.PROG_TYPE_SK_LOOKUP,
+                bpf_syscall.ATTACH_SK_LOOKUP,
+                self._programs.steer_instructions({"inbound_listeners": sockmap, "local_addresses": own}),
+                "steer_inbound",
+            )
+        finally:
+            os.close(sockmap)  # the program holds it
+        try:
+            self._bpf_dir.mkdir(mode=0o700, exist_ok=True)
+            self._attach(self._inbound_path(cookie), program, netns.fd, bpf_syscall.ATTACH_SK_LOOKUP)
+        finally:
+            os.close(program)
+
+    def _inbound_path(self, cookie: int) -> Path:
+        return self._bpf_dir / f"{_INBOUND}{cookie:x}"
+
+    def _attach(self, path: Path, program_fd: int, target_fd: int, attach_type: int) -> None:
+        if path.exists():
+            link = bpf_syscall.open_pinned(path)
+            try:
+                bpf_syscall.update_link(link, program_fd)
+            except OSError as error:
+                if error.errno != errno.ENOLINK:
+                    raise
+                path.unlink()  # what it was attached to is gone: attach anew
+            else:
+                return
+            finally:
+                os.close(link)
+        link = bpf_syscall.create_link(program_fd, target_fd, attach_type)
+        try:
+            bpf_syscall.pin(link, path)
+        finally:
+            os.close(link)
+
+
+def _full(what: str, limit: int, error: OSError) -> EnrolmentError:
+    return EnrolmentError(
+        f"the kernel map {what} takes no more entries ({error.strerror}, at most {limit}): withdraw workloads first"
+    )
+
+
+def _possible_processors() -> int:
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:  # noqa: PTH123 - sysfs
+        return int(file.read().strip().replace(",", "-").rsplit("-", 1)[-1]) + 1

@@ -1,0 +1,69 @@
+"""The file systems that the kernel hooks need: where cgroup v2 is mounted, and a BPF file system for pins."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from interceptor.errors import KernelError
+
+_KERNELS_OWN = {"maps.debug", "progs.debug"}  # the kernel puts these into every BPF file system
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/self/mountinfo, as far as it is of interest."""
+
+    mount_point: Path
+    file_system: str
+    root: str
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """The mounts of /proc/PID/mountinfo (proc(5)); octal escapes in paths are undone."""
+    mounts = []
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        fields, kinds = before.split(" "), after.split(" ")
+        if separator and len(fields) > 4:
+            path = fields[4].encode().decode("unicode_escape")
+            mounts.append(Mount(Path(path), kinds[0], fields[3]))
+    return mounts
+
+
+def find_cgroup2(mountinfo: Path = Path("/proc/self/mountinfo")) -> Path:
+    """Where cgroup v2 is mounted: /sys/fs/cgroup, or beside version 1 on a hybrid system."""
+    for mount in parse_mountinfo(mountinfo.read_text(encoding="utf-8")):
+        if mount.file_system == "cgroup2" and mount.root == "/":
+            return mount.mount_point
+    raise KernelError(
+        "cgroup v2 is not mounted, capture attaches to it: mount -t cgroup2 none /sys/fs/cgroup/unified, "
+        "or boot with systemd.unified_cgroup_hierarchy=1"
+    )
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether `path` (or the nearest directory above it that exists) is in a BPF file system."""
+    while not path.exists():
+        path = path.parent
+    return any(
+        mount.file_system == "bpf" and path.is_relative_to(mount.mount_point)
+        for mount in parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    )
+
+
+def mount_bpffs(path: Path) -> None:
+    """Mount a BPF file system, as systemd does at boot on most machines."""
+    if _libc.mount(b"bpf", os.fsencode(path), b"bpf", ctypes.c_ulong(0), b"mode=0700") != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise KernelError(f"cannot mount a BPF file system at {path}: {reason}")
+
+
+def unmount_bpffs(path: Path) -> bool:
+    """Undo `mount_bpffs` if nothing is pinned there any more; whether it was unmounted."""
+    if not path.is_mount() or {entry.name for entry in path.iterdir()} - _KERNELS_OWN:
+        return False
+    return bool(_libc.umount2(os.fsencode(path), 0) == 0)

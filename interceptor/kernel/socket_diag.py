@@ -1,0 +1,126 @@
+"""Close other programs' TCP connections: sock_diag(7), spoken by hand, because pyroute2 has no SOCK_DESTROY.
+
+Layouts are those of `include/uapi/linux/inet_diag.h`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from interceptor.errors import KernelError
+from interceptor.kernel.netlink import addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.workload import IPAddress, IPNetwork
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 1, 4, 0x300
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_REQUEST = struct.Struct("=BBBxI48s")  # inet_diag_req_v2: family, protocol, extensions, states, id
+_RECEIVE_BYTES = 1 << 17
+_TIMEOUT_SECONDS = 5  # the kernel answers at once; a bound, so that the agent cannot hang
+
+_TCP_TIME_WAIT, _TCP_CLOSE, _TCP_LISTEN = 6, 7, 10
+_WANTED_STATES = 0xFFE & ~(1 << _TCP_TIME_WAIT | 1 << _TCP_CLOSE | 1 << _TCP_LISTEN)
+_NO_STATES = 0
+_PASSES = 5  # a socket may change while the list is read: a half-open one becomes another when it is accepted
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    family: int
+    identifier: bytes  # inet_diag_sockid: ports, addresses, link, cookie
+    remote: IPAddress
+
+
+def destroy_established(netns: NetworkNamespace, networks: Iterable[IPNetwork]) -> int:
+    """Abort every TCP connection of a namespace with a remote address in one of `networks`; returns how many.
+
+    Both ends see an error or a reset. Listening sockets, and connections over loopback or to one of the namespace's
+    own addresses, stay. For enrolment: capture must be on already (or new ones come about meanwhile), and the proxy
+    must not have connections of its own in there yet (they would be among them). Raises KernelError.
+    """
+    wanted = tuple(networks)
+    own = {found.address for found in addresses(netns)}
+    destroyed = 0
+    try:
+        with netns.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as channel:
+            channel.settimeout(_TIMEOUT_SECONDS)
+            for _ in range(_PASSES):
+                found = [each for each in _sockets(channel) if _is_affected(each.remote, own, wanted)]
+                destroyed += sum(_destroy(channel, each) for each in found)
+                if not found:
+                    break
+    except OSError as error:
+        reason = (
+            "the kernel lacks CONFIG_INET_DIAG_DESTROY" if error.errno == errno.EOPNOTSUPP else error.strerror
+        )
+        raise KernelError(f"cannot close the open connections in {netns.description}: {reason}") from error
+    return destroyed
+
+
+def _is_affected(remote: IPAddress, own: set[IPAddress], networks: tuple[IPNetwork, ...]) -> bool:
+    return not remote.is_loopback and remote not in own and any(remote in network for network in networks)
+
+
+def _sockets(channel: socket.socket) -> list[_Socket]:
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _WANTED_STATES, bytes(48))
+        _send(channel, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, body)
+        found += [_parse(message) for message in _answers(channel)]
+    return found
+
+
+def _parse(message: bytes) -> _Socket:
+    """inet_diag_msg: family, state, timer, retransmissions, id, …"""
+    family, identifier = message[0], message[4:52]
+    packed = identifier[20:36]  # after two ports and the local address
+    if family == socket.AF_INET:
+        return _Socket(family, identifier, IPv4Address(packed[:4]))
+    address = IPv6Address(packed)
+    return _Socket(family, identifier, address.ipv4_mapped or address)
+
+
+def _destroy(channel: socket.socket, target: _Socket) -> bool:
+    """Whether it was there still: the cookie in `identifier` keeps us from another with the same addresses."""
+    body = _REQUEST.pack(target.family, socket.IPPROTO_TCP, 0, _NO_STATES, target.identifier)
+    _send(channel, _SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, body)
+    try:
+        list(_answers(channel))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _send(channel: socket.socket, kind: int, flags: int, body: bytes) -> None:
+    channel.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body)
+
+
+def _answers(channel: socket.socket) -> Iterator[bytes]:
+    """The bodies of all messages that answer the last request, until the kernel says that it is done."""
+    while True:
+        data = channel.recv(_RECEIVE_BYTES)
+        while data:
+            length, kind, _, _, _ = _HEADER.unpack_from(data)
+            body = data[_HEADER.size : length]
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                number = -struct.unpack_from("=i", body)[0]
+                if number:
+                    raise OSError(number, os.strerror(number))
+                return
+            yield body
+            data = data[(length + 3) & ~3 :]

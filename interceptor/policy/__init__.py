@@ -1,0 +1,1 @@
+"""Encrypt or not, allow or not: the one place that decides, and the closed set of reasons. **Pure.**"""

@@ -1,0 +1,1 @@
+"""The tunnel's handshake: bytes in, events out. **Pure.**"""

@@ -1,0 +1,93 @@
+"""Live connections of a node: counted, listed, and closed when they are no longer allowed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.policy.verdict import Denial, Reason
+from interceptor.proxy.context import Refusal
+from interceptor.telemetry.connection_record import ClosedBy, CloseKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from interceptor.proxy.context import Recorder
+    from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.workload import WorkloadKey
+
+
+class LiveConnections:
+    """One workload's connections; the number of them is bounded."""
+
+    def __init__(self, key: WorkloadKey, limit: int, recorder: Recorder) -> None:
+        self.key = key
+        self._limit = limit
+        self._recorder = recorder
+        self._live: dict[ConnectionRecord, trio.CancelScope] = {}
+        self._closing: Reason | None = None
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def records(self) -> tuple[ConnectionRecord, ...]:
+        """The records of the connections that are open now."""
+        return tuple(self._live)
+
+    @contextmanager
+    def track(self, record: ConnectionRecord) -> Iterator[None]:
+        """Hold a connection from before its first decision until its record is finished.
+
+        Refusal inside means: not carried, or no longer.  The record is finished
+        exactly once, whatever happens inside.
+        """
+        with trio.CancelScope() as scope:
+            self._live[record] = scope
+            try:
+                self._require_place()
+                yield
+            except Refusal as refusal:
+                record.decide(Denial(refusal.reason, refusal.detail))
+            finally:
+                del self._live[record]
+                if scope.cancel_called and self._closing is not None:
+                    record.decide(Denial(self._closing))
+                if record.closed_by is None:
+                    record.closed_by = ClosedBy.INTERCEPTOR
+                    record.close_kind = CloseKind.RESET
+                record.finish(trio.current_time(), record.closed_by, record.close_kind or CloseKind.RESET)
+                self._recorder.closed(record)
+
+    def _require_place(self) -> None:
+        if self._closing is not None:
+            raise Refusal(self._closing)
+        if len(self._live) > self._limit:
+            raise Refusal(Reason.TOO_MANY_CONNECTIONS, f"the limit is {self._limit}")
+
+    def close_all(self, reason: Reason) -> None:
+        """Reset every connection, and refuse those that come, for one reason."""
+        self._closing = reason
+        for scope in self._live.values():
+            scope.cancel()
+
+
+class HandshakeLimit:
+    """Bounds how many peers may be in the middle of a handshake with one workload: they are not known yet."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pending = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place during one handshake; Refusal when all are taken."""
+        if self._pending >= self._limit:
+            raise Refusal(Reason.TOO_MANY_CONNECTIONS, f"{self._limit} handshakes are under way")
+        self._pending += 1
+        try:
+            yield
+        finally:
+            self._pending -= 1

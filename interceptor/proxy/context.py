@@ -1,0 +1,127 @@
+"""What a handler is given: its workload, the snapshots in force, sockets, limits and where records go."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from interceptor.policy.verdict import Denial, Reason
+from interceptor.telemetry.connection_record import ConnectionRecord
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from interceptor.enrolment.registry import Registry
+    from interceptor.errors import PeerRejected
+    from interceptor.policy.policy_set import PolicySet
+    from interceptor.policy.verdict import Permit, Verdict
+    from interceptor.proxy.connections import HandshakeLimit, LiveConnections
+    from interceptor.proxy.snapshot import Snapshot
+    from interceptor.proxy.tls import TlsContexts
+    from interceptor.telemetry.metrics import HandshakeSide
+    from interceptor.workload import Direction, Endpoint, IPAddress, Workload
+
+
+class Refusal(Exception):  # noqa: N818 - an outcome, not a fault
+    """This connection ends here, for a reason that goes into its record."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail
+
+
+_REASONS = {reason.value: reason for reason in Reason}
+
+
+def refusal_of(rejected: PeerRejected) -> Refusal:
+    """The refusal of a peer that did not prove an identity; its reason is one of the closed set."""
+    return Refusal(_REASONS[rejected.reason], str(rejected))
+
+
+class Recorder(Protocol):
+    """Where records go; none of it blocks."""
+
+    def opened(self, record: ConnectionRecord) -> None: ...
+
+    def closed(self, record: ConnectionRecord) -> None: ...
+
+    def handshake(self, side: HandshakeSide, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of everything a peer or an application can make us wait for or hold."""
+
+    unknown_destination_wait: float  # seconds
+    handshake_timeout: float  # seconds, TLS and tunnel request together
+    connect_timeout: float  # seconds
+    connections_per_workload: int
+    pending_handshakes: int  # of one workload, inbound
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadContext:
+    """Everything that the connections of one enrolled workload share."""
+
+    workload: Workload
+    policy: Snapshot[PolicySet]
+    registry: Snapshot[Registry]
+    tls: Snapshot[TlsContexts | None]
+    live: LiveConnections
+    handshakes: HandshakeLimit
+    recorder: Recorder
+    limits: Limits
+    # (family) -> a non-blocking TCP socket in the workload's network namespace,
+    # which capture leaves alone.
+    open_socket: Callable[[int], socket.socket]
+    # The same, allowed to use an address that is not the workload's own.
+    open_transparent_socket: Callable[[int], socket.socket]
+    original_destination: Callable[[socket.socket], Endpoint | None]
+    now: Callable[[], datetime]  # the wall clock, aware
+
+    def begin(self, direction: Direction) -> ConnectionRecord:
+        """A new record, opened now."""
+        return ConnectionRecord(
+            direction=direction,
+            id=os.urandom(8).hex(),
+            trace_id=os.urandom(16).hex(),
+            source=None,
+            destination=None,
+            opened_at=time.time(),
+            opened_monotonic=trio.current_time(),
+        )
+
+    async def find_workload(self, address: IPAddress) -> Workload | None:
+        """Who has `address`; waits a bounded time for one that is not known yet."""
+        found = self.registry.value.by_address(address)
+        if found is not None:
+            return found
+        with trio.move_on_after(self.limits.unknown_destination_wait):
+            while found is None:
+                found = (await self.registry.wait_changed()).by_address(address)
+        return found
+
+    async def tls_contexts(self) -> TlsContexts:
+        """The contexts of the current SVID; waits a bounded time for the first one."""
+        contexts = self.tls.value
+        with trio.move_on_after(self.limits.unknown_destination_wait):
+            while contexts is None:
+                contexts = await self.tls.wait_changed()
+        if contexts is None:
+            raise Refusal(Reason.CERTIFICATE_MISSING)
+        return contexts
+
+
+def require_permit(verdict: Verdict, record: ConnectionRecord) -> Permit:
+    """The permit that the next stage demands; Refusal when it is a denial."""
+    record.decide(verdict)
+    if isinstance(verdict, Denial):
+        raise Refusal(verdict.reason, verdict.detail)
+    return verdict

@@ -1,0 +1,76 @@
+"""Connect a socket to an endpoint within a time, with the refusals that the kernel gives translated."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.policy.verdict import Reason
+from interceptor.proxy.context import Refusal
+from interceptor.workload import Endpoint, parse_address
+
+if TYPE_CHECKING:
+    from interceptor.workload import IPAddress
+
+KEEPALIVE_IDLE_SECONDS = KEEPALIVE_INTERVAL_SECONDS = 180  # as ztunnel
+KEEPALIVE_PROBES = 9
+# A peer that takes nothing for this long, with data or probes under way, is gone (RFC 5482).
+USER_TIMEOUT_MILLISECONDS = 120_000
+
+
+def family_of(address: IPAddress) -> int:
+    """AF_INET or AF_INET6."""
+    return socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+
+
+def socket_address(endpoint: Endpoint) -> tuple[str, int]:
+    """An endpoint as the socket module takes it."""
+    return (str(endpoint.address), endpoint.port)
+
+
+def peer_endpoint(sock: socket.socket) -> Endpoint:
+    """Who is at the other end; Refusal if it left before we looked."""
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError as error:
+        raise Refusal(Reason.HANDSHAKE_FAILED, "the peer left at once") from error
+    return Endpoint(parse_address(host.partition("%")[0]), port)
+
+
+def local_endpoint(sock: socket.socket) -> Endpoint:
+    """Our end: for a steered connection, where the peer meant to connect."""
+    host, port = sock.getsockname()[:2]
+    return Endpoint(parse_address(host.partition("%")[0]), port)
+
+
+def tune(sock: socket.socket) -> None:
+    """No delay for small messages; dead peers are noticed."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
+
+
+async def connect(sock: socket.socket, endpoint: Endpoint, seconds: float) -> None:
+    """Connect a non-blocking socket; Refusal says how it failed.  The caller closes the socket."""
+    result = sock.connect_ex(socket_address(endpoint))
+    if result == errno.EINPROGRESS:
+        with trio.move_on_after(seconds) as scope:
+            await trio.lowlevel.wait_writable(sock)
+        if scope.cancelled_caught:
+            raise Refusal(Reason.DESTINATION_TIMEOUT, f"{endpoint} did not answer within {seconds:g} s")
+        result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if result == errno.ECONNREFUSED:
+        raise Refusal(Reason.DESTINATION_REFUSED, f"{endpoint} refused the connection")
+    if result == errno.ETIMEDOUT:
+        raise Refusal(Reason.DESTINATION_TIMEOUT, f"{endpoint} did not answer")
+    if result:
+        raise Refusal(Reason.DESTINATION_UNREACHABLE, f"{endpoint}: {os.strerror(result)}")
+    tune(sock)

@@ -1,0 +1,132 @@
+"""Inbound: a tunnel from another workload's proxy, to the application of ours."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.errors import PeerRejected
+from interceptor.policy.policy_set import InboundAttempt
+from interceptor.policy.verdict import Reason
+from interceptor.protocol.connect_tunnel import Status, TunnelProtocolError, TunnelServer, is_target
+from interceptor.proxy import application
+from interceptor.proxy.context import Refusal, refusal_of, require_permit
+from interceptor.proxy.dial import local_endpoint, peer_endpoint
+from interceptor.proxy.relay import Relay
+from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.workload import Direction
+
+if TYPE_CHECKING:
+    import socket
+
+    from interceptor.protocol.connect_tunnel import TunnelRequest
+    from interceptor.proxy.context import WorkloadContext
+    from interceptor.proxy.tls import TlsContexts
+    from interceptor.telemetry.connection_record import ConnectionRecord
+
+_REFUSAL_STATUS = {
+    Reason.DESTINATION_REFUSED: Status.UNREACHABLE,
+    Reason.DESTINATION_TIMEOUT: Status.UNREACHABLE,
+    Reason.DESTINATION_UNREACHABLE: Status.UNREACHABLE,
+    Reason.NOT_A_TUNNEL_REQUEST: Status.NOT_A_TUNNEL_REQUEST,
+    Reason.AUTHORITY_MISMATCH: Status.NOT_A_TUNNEL_REQUEST,
+}
+
+
+async def handle(peer: socket.socket, context: WorkloadContext) -> None:
+    """Serve one tunnel connection: prove who it is, ask policy, connect to the application, carry bytes."""
+    record = context.begin(Direction.INBOUND)
+    record.destination_workload = context.workload
+    record.destination_identity = context.workload.identity
+    with ExitStack() as cleanup:
+        cleanup.callback(abort_socket, peer)  # harmless once it is closed
+        with context.live.track(record):
+            record.source = peer_endpoint(peer)
+            contexts = await context.tls_contexts()
+            stream = TlsStream(contexts.server, peer, server_side=True)
+            server = TunnelServer()
+            request = await _receive_request(stream, server, contexts, context, record)
+            try:
+                upstream = await _reach_application(request, peer, context, record)
+            except Refusal as refusal:
+                await _answer(stream, server, _REFUSAL_STATUS.get(refusal.reason, Status.DENIED))
+                stream.close()
+                raise
+            cleanup.callback(abort_socket, upstream)
+            await _answer(stream, server, Status.ESTABLISHED)
+            context.recorder.opened(record)
+            relay = Relay(stream, PlainStream(upstream), record)
+            await relay.run()
+            record.closed_by, record.close_kind = relay.closed_by, relay.close_kind
+
+
+async def _receive_request(
+    stream: TlsStream,
+    server: TunnelServer,
+    contexts: TlsContexts,
+    context: WorkloadContext,
+    record: ConnectionRecord,
+) -> TunnelRequest:
+    with context.handshakes.one(), trio.move_on_after(context.limits.handshake_timeout):
+        started = trio.current_time()
+        await _prove_identity(stream, contexts, context, record)
+        context.recorder.handshake("server", trio.current_time() - started)
+        buffer = memoryview(bytearray(RECORD_BYTES))
+        try:
+            while True:
+                received = await stream.receive_into(buffer)
+                request = server.receive(bytes(buffer[:received]))
+                if request is not None:
+                    record.trace_id = request.trace_id or record.trace_id
+                    return request
+        except StreamBroken as broken:
+            raise Refusal(Reason.HANDSHAKE_FAILED, f"the peer went away: {broken}") from broken
+        except TunnelProtocolError as error:
+            await _answer(stream, server, Status.NOT_A_TUNNEL_REQUEST)
+            raise Refusal(Reason.NOT_A_TUNNEL_REQUEST, str(error)) from error
+    raise Refusal(Reason.HANDSHAKE_TIMEOUT, "the peer did not finish its handshake")
+
+
+async def _prove_identity(
+    stream: TlsStream, contexts: TlsContexts, context: WorkloadContext, record: ConnectionRecord
+) -> None:
+    try:
+        await stream.handshake()
+        identity = contexts.bundles.identify(stream.verified_chain(), context.now())
+    except PeerRejected as rejected:
+        raise refusal_of(rejected) from rejected
+    except StreamBroken as broken:
+        raise Refusal(Reason.HANDSHAKE_FAILED, f"the peer went away: {broken}") from broken
+    record.source_identity = identity
+    stream.note_parameters(record)
+    if not stream.speaks_tunnel():
+        raise Refusal(Reason.NOT_A_TUNNEL_REQUEST, "the peer does not offer http/1.1 by ALPN")
+    assert record.source is not None
+    workload = context.registry.value.by_address(record.source.address)
+    if workload is not None and workload.identity == identity:
+        record.source_workload = workload
+
+
+async def _reach_application(
+    request: TunnelRequest, peer: socket.socket, context: WorkloadContext, record: ConnectionRecord
+) -> socket.socket:
+    record.destination = request.target
+    local = local_endpoint(peer).address
+    if not is_target(request, local):
+        raise Refusal(Reason.AUTHORITY_MISMATCH, f"it asked for {request.target}, and reached {local}")
+    assert record.source is not None
+    attempt = InboundAttempt(context.workload, request.target, record.source.address, record.source_identity)
+    permit = require_permit(context.policy.value.decide_inbound(attempt), record)
+    return await application.connect(permit, request.target, record.source.address, context)
+
+
+async def _answer(stream: TlsStream, server: TunnelServer, status: Status) -> None:
+    try:
+        await stream.send_all(memoryview(server.answer(status)))
+        if status is not Status.ESTABLISHED:
+            await stream.finish_sending()
+    except StreamBroken as broken:
+        raise Refusal(Reason.HANDSHAKE_FAILED, f"the peer went away: {broken}") from broken

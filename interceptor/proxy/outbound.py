@@ -1,0 +1,143 @@
+"""Outbound: a captured connection of a workload, into a tunnel to the destination's proxy."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.errors import PeerRejected
+from interceptor.policy.policy_set import OutboundAttempt
+from interceptor.policy.verdict import Permit, Reason, Transport
+from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProtocolError
+from interceptor.proxy import dial
+from interceptor.proxy.context import Refusal, refusal_of, require_permit
+from interceptor.proxy.relay import Relay
+from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.workload import Direction, Endpoint
+
+if TYPE_CHECKING:
+    import socket
+
+    from interceptor.proxy.context import WorkloadContext
+    from interceptor.proxy.streams import ByteStream
+    from interceptor.proxy.tls import TlsContexts
+    from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.workload import Workload
+
+TUNNEL_PORT = 15008
+
+_STATUS_REASONS: dict[int, tuple[Reason, str]] = {
+    Status.DENIED: (Reason.DENIED_BY_PEER, "the destination's policy refused it"),
+    Status.UNREACHABLE: (Reason.DESTINATION_REFUSED, "the destination's application cannot be reached"),
+    Status.NOT_A_TUNNEL_REQUEST: (Reason.NOT_A_TUNNEL_REQUEST, "the destination did not take the request"),
+}
+
+
+async def handle(application: socket.socket, context: WorkloadContext) -> None:
+    """Carry one accepted connection to where the application meant to connect, or reset it."""
+    record = context.begin(Direction.OUTBOUND)
+    record.source_workload = context.workload
+    record.source_identity = context.workload.identity
+    with ExitStack() as cleanup:
+        cleanup.callback(abort_socket, application)  # harmless once it is closed
+        with context.live.track(record):
+            record.source = dial.peer_endpoint(application)
+            destination = context.original_destination(application)
+            if destination is None:
+                raise Refusal(Reason.NO_ORIGINAL_DESTINATION)
+            record.destination = destination
+            workload = await context.find_workload(destination.address)
+            record.destination_workload = workload
+            attempt = OutboundAttempt(context.workload, destination, workload)
+            permit = require_permit(context.policy.value.decide_outbound(attempt), record)
+            assert workload is not None, "a permit names its destination"
+            stream = await _open(permit, destination, workload, context, record, cleanup)
+            dial.tune(application)
+            context.recorder.opened(record)
+            relay = Relay(PlainStream(application), stream, record)
+            await relay.run()
+            record.closed_by, record.close_kind = relay.closed_by, relay.close_kind
+
+
+async def _open(
+    permit: Permit,
+    destination: Endpoint,
+    workload: Workload,
+    context: WorkloadContext,
+    record: ConnectionRecord,
+    cleanup: ExitStack,
+) -> ByteStream:
+    upstream = context.open_socket(dial.family_of(destination.address))
+    cleanup.callback(abort_socket, upstream)
+    if permit.transport is Transport.PLAINTEXT:
+        await dial.connect(upstream, destination, context.limits.connect_timeout)
+        return PlainStream(upstream)
+    contexts = await context.tls_contexts()
+    tunnel = Endpoint(destination.address, TUNNEL_PORT)
+    await dial.connect(upstream, tunnel, context.limits.connect_timeout)
+    stream = TlsStream(contexts.client, upstream, server_side=False)
+    started = trio.current_time()
+    with trio.move_on_after(context.limits.handshake_timeout) as scope:
+        await _handshake(stream, contexts, workload, context, record)
+        context.recorder.handshake("client", trio.current_time() - started)
+    if scope.cancelled_caught:
+        raise Refusal(Reason.HANDSHAKE_TIMEOUT, f"{tunnel} did not finish its handshake")
+    # Longer than the handshake's: the other side connects to the application meanwhile.
+    seconds = context.limits.handshake_timeout + context.limits.connect_timeout
+    with trio.move_on_after(seconds) as scope:
+        await _request(stream, destination, record)
+    if scope.cancelled_caught:
+        raise Refusal(Reason.HANDSHAKE_TIMEOUT, f"{tunnel} did not answer the tunnel request")
+    return stream
+
+
+async def _handshake(
+    stream: TlsStream,
+    contexts: TlsContexts,
+    workload: Workload,
+    context: WorkloadContext,
+    record: ConnectionRecord,
+) -> None:
+    try:
+        await stream.handshake()
+        identity = contexts.bundles.identify(stream.verified_chain(), context.now())
+    except PeerRejected as rejected:
+        raise refusal_of(rejected) from rejected
+    except StreamBroken as broken:
+        raise Refusal(Reason.HANDSHAKE_FAILED, f"the destination's proxy went away: {broken}") from broken
+    record.destination_identity = identity
+    stream.note_parameters(record)
+    if identity != workload.identity:
+        raise Refusal(
+            Reason.IDENTITY_MISMATCH,
+            f"the registry expects {workload.identity}, the destination proved {identity}",
+        )
+    if not stream.speaks_tunnel():
+        raise Refusal(Reason.NOT_A_TUNNEL_REQUEST, "the destination's proxy does not speak http/1.1 tunnels")
+
+
+async def _request(stream: TlsStream, destination: Endpoint, record: ConnectionRecord) -> None:
+    handshake = TunnelClient()
+    request = handshake.request(
+        destination, source=record.source, trace_id=record.trace_id, span_id=record.id
+    )
+    buffer = memoryview(bytearray(RECORD_BYTES))
+    answer = None
+    try:
+        await stream.send_all(memoryview(request))
+        while answer is None:
+            received = await stream.receive_into(buffer)
+            answer = handshake.receive(bytes(buffer[:received]))
+    except StreamBroken as broken:
+        # In TLS 1.3 the client is done before the server has seen its certificate:
+        # a refusal of ours arrives here, as an alert.
+        raise Refusal(Reason.HANDSHAKE_FAILED, f"the destination's proxy refused us: {broken}") from broken
+    except TunnelProtocolError as error:
+        raise Refusal(Reason.NOT_A_TUNNEL_REQUEST, str(error)) from error
+    if answer.status != Status.ESTABLISHED:
+        raise Refusal(
+            *_STATUS_REASONS.get(answer.status, (Reason.NOT_A_TUNNEL_REQUEST, f"HTTP status {answer.status}"))
+        )

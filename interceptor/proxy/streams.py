@@ -1,0 +1,93 @@
+"""Byte streams over non-blocking sockets, read and written without copies.
+
+Every call tries the system call first and waits with trio only when it would
+block.  A short read means that the socket was drained: the next read waits
+first, which saves a failing system call for each message.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Protocol
+
+import trio
+
+
+class StreamBroken(Exception):  # noqa: N818 - what happened, not whose fault
+    """The connection was reset, timed out, or was cut off without a proper end."""
+
+
+class ByteStream(Protocol):
+    """One end of a connection that is relayed."""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill the beginning of `buffer`; 0 is the clean end of what the other side sends."""
+
+    async def send_all(self, data: memoryview) -> None:
+        """Send all of `data`."""
+
+    async def finish_sending(self) -> None:
+        """Half-close: nothing more will be sent, what comes can still be read."""
+
+    def close(self) -> None:
+        """Close after both directions ended."""
+
+    def abort(self) -> None:
+        """Reset the connection."""
+
+
+class PlainStream:
+    """A TCP socket as a ByteStream."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._drained = True
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        if self._drained:
+            await trio.lowlevel.wait_readable(self._socket)
+        while True:
+            try:
+                received = self._socket.recv_into(buffer)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except OSError as error:
+                raise StreamBroken(os.strerror(error.errno or 0)) from error
+            else:
+                self._drained = received < len(buffer)
+                return received
+
+    async def send_all(self, data: memoryview) -> None:
+        sent = 0
+        while True:
+            try:
+                sent += self._socket.send(data[sent:] if sent else data)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
+            except OSError as error:
+                raise StreamBroken(os.strerror(error.errno or 0)) from error
+            if sent == len(data):
+                return
+
+    async def finish_sending(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise StreamBroken(os.strerror(error.errno or 0)) from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def abort(self) -> None:
+        abort_socket(self._socket)
+
+
+def abort_socket(sock: socket.socket) -> None:
+    """Close with a reset, so that the other side sees a failure and not an end (tcp(7), SO_LINGER)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    except OSError:
+        pass  # already closed, or never connected
+    finally:
+        sock.close()

@@ -1,0 +1,265 @@
+"""The one door to OpenSSL (pyOpenSSL): TLS 1.3, mutual, keys from memory, on non-blocking file descriptors.
+
+- TLS 1.3 only; AES-GCM first, since processors encrypt it fastest; the key
+  exchange is OpenSSL's default, X25519MLKEM768 first.
+- No session resumption: a resumed session is not checked against the current
+  trust bundle (SPIRE issue 6715).
+- No SNI: the destination address selects the identity.
+- The peer's certificate is mandatory on both sides, and is checked against the
+  trust bundles inside the handshake; what SPIFFE demands beyond the chain is
+  `TrustBundles.identify`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+
+from interceptor.errors import PeerRejected
+from interceptor.policy.verdict import Reason
+from interceptor.protocol.connect_tunnel import ALPN_PROTOCOL
+from interceptor.proxy.streams import StreamBroken, abort_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+    from interceptor.identity.svid import X509Svid
+    from interceptor.identity.trust_bundle import TrustBundles
+    from interceptor.telemetry.connection_record import ConnectionRecord
+
+CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
+RECORD_BYTES = 16384  # most plaintext in one TLS record (RFC 8446 section 5.1)
+
+_MODE_ENABLE_PARTIAL_WRITE = 0x1  # openssl/ssl.h; pyOpenSSL sets it and does not export it
+
+# X509_V_ERR_* of openssl/x509_vfy.h, those that an operator meets.
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_VERIFY_ERRORS = {
+    7: "its signature does not verify",
+    18: "it is signed by itself",
+    19: "its root is not in our trust bundle",
+    20: "its issuer is not in our trust bundle",
+    21: "its issuer is not in our trust bundle",
+    24: "its issuer may not issue certificates",
+    26: "its extended key usage is not for this",
+    47: "its name is not one that its issuer may give",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContexts:
+    """What one workload's handshakes use: its SVID and the trust bundles, prepared once."""
+
+    client: SSL.Context
+    server: SSL.Context
+    bundles: TrustBundles
+    svid: X509Svid
+
+
+def tls_contexts(svid: X509Svid, bundles: TrustBundles) -> TlsContexts:
+    """Prepare both sides for one SVID and the trust bundles in force."""
+    client = _context(SSL.TLS_CLIENT_METHOD, svid, bundles)
+    client.set_alpn_protos([ALPN_PROTOCOL])
+    server = _context(SSL.TLS_SERVER_METHOD, svid, bundles)
+    server.set_alpn_select_callback(_select_protocol)
+    return TlsContexts(client, server, bundles, svid)
+
+
+def _context(method: int, svid: X509Svid, bundles: TrustBundles) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    context.set_tls13_ciphersuites(CIPHER_SUITES)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    # One call then writes a whole buffer, not one record of it.
+    context.clear_mode(_MODE_ENABLE_PARTIAL_WRITE)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
+    store = context.get_cert_store()
+    assert store is not None
+    for root in bundles.roots:
+        store.add_cert(X509.from_cryptography(root))
+    context.use_certificate(svid.leaf)
+    for intermediate in svid.chain[1:]:
+        context.add_extra_chain_cert(intermediate)
+    context.use_privatekey(svid.private_key)
+    return context
+
+
+def _select_protocol(_: SSL.Connection, offered: Sequence[bytes]) -> bytes:
+    return ALPN_PROTOCOL if ALPN_PROTOCOL in offered else b""
+
+
+def _verify(_: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
+    if ok:
+        return True
+    what = "the peer's certificate" if depth == 0 else "a certificate in the peer's chain"
+    if error == _EXPIRED:
+        ends = certificate.to_cryptography().not_valid_after_utc
+        raise PeerRejected(Reason.PEER_CERTIFICATE_EXPIRED, f"{what} expired at {ends:%Y-%m-%dT%H:%M:%SZ}")
+    if error == _NOT_YET_VALID:
+        begins = certificate.to_cryptography().not_valid_before_utc
+        raise PeerRejected(
+            Reason.PEER_CERTIFICATE_NOT_YET_VALID,
+            f"{what} is not valid before {begins:%Y-%m-%dT%H:%M:%SZ}: are the clocks right?",
+        )
+    cause = _VERIFY_ERRORS.get(error, f"OpenSSL verification error {error}")
+    raise PeerRejected(Reason.PEER_UNTRUSTED, f"{what} is not trusted: {cause}")
+
+
+class TlsStream:
+    """TLS on a connected, non-blocking TCP socket, as a ByteStream."""
+
+    def __init__(self, context: SSL.Context, sock: socket.socket, *, server_side: bool) -> None:
+        self._socket = sock
+        self._connection = SSL.Connection(context, sock)
+        if server_side:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+        self._drained = True
+        self._ended = False
+        self._writable: trio.Event | None = None
+
+    async def handshake(self) -> None:
+        """Until both sides are done; PeerRejected when either refuses, StreamBroken when the peer goes away."""
+        while True:
+            try:
+                self._connection.do_handshake()
+            except SSL.WantReadError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except SSL.WantWriteError:
+                await trio.lowlevel.wait_writable(self._socket)
+            except SSL.SysCallError as error:
+                raise StreamBroken(_syscall_text(error)) from error
+            except SSL.Error as error:
+                raise _handshake_refusal(error) from error
+            else:
+                return
+
+    def verified_chain(self) -> tuple[x509.Certificate, ...]:
+        """The peer's chain as it was verified, leaf first, root last."""
+        return tuple(self._connection.get_verified_chain(as_cryptography=True) or ())
+
+    def speaks_tunnel(self) -> bool:
+        """Whether both sides agreed on the tunnel's protocol (ALPN)."""
+        return self._connection.get_alpn_proto_negotiated() == ALPN_PROTOCOL
+
+    def note_parameters(self, record: ConnectionRecord) -> None:
+        """Put what was negotiated into the connection's record."""
+        record.tls_version = self._connection.get_protocol_version_name()
+        record.cipher = self._connection.get_cipher_name()
+        record.key_exchange = self._connection.get_group_name()
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill `buffer`, which holds at least one record, with as many records as are there."""
+        if self._drained and not self._ended:
+            await trio.lowlevel.wait_readable(self._socket)
+        filled = 0
+        while not self._ended:
+            received = await self._receive_record(buffer[filled:], may_wait=not filled)
+            filled += received
+            # OpenSSL reads exactly one record: a short one was most likely the last.
+            self._drained = received < RECORD_BYTES
+            if self._drained or len(buffer) - filled < RECORD_BYTES:
+                break
+        return filled
+
+    async def _receive_record(self, buffer: memoryview, *, may_wait: bool) -> int:
+        while True:
+            try:
+                return self._connection.recv_into(buffer, RECORD_BYTES)
+            except SSL.WantReadError:
+                if not may_wait:
+                    return 0
+                await trio.lowlevel.wait_readable(self._socket)
+            except SSL.WantWriteError:
+                await self._wait_writable()  # a key update's answer has to leave first
+            except SSL.ZeroReturnError:
+                self._ended = True
+                return 0
+            except SSL.Error as error:
+                raise StreamBroken(_error_text(error)) from error
+
+    async def send_all(self, data: memoryview) -> None:
+        if len(data) <= RECORD_BYTES:
+            await self._send(data)
+            return
+        # OpenSSL writes each record by itself; corked, they leave in full-sized segments.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        try:
+            await self._send(data)
+        finally:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    async def _send(self, data: memoryview) -> None:
+        while True:
+            try:
+                self._connection.send(data)
+            except SSL.WantWriteError:
+                await self._wait_writable()  # and then again with the same data (SSL_write(3))
+            except SSL.WantReadError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except SSL.Error as error:
+                raise StreamBroken(_error_text(error)) from error
+            else:
+                return
+
+    async def finish_sending(self) -> None:
+        """Send close_notify, which ends one direction only (RFC 8446 section 6.1)."""
+        while True:
+            try:
+                self._connection.shutdown()
+            except SSL.WantWriteError:
+                await self._wait_writable()
+            except SSL.WantReadError:
+                return
+            except SSL.Error as error:
+                raise StreamBroken(_error_text(error)) from error
+            else:
+                return
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def abort(self) -> None:
+        abort_socket(self._socket)
+
+    async def _wait_writable(self) -> None:
+        # Both directions may have something to write; trio lets one task wait.
+        if self._writable is not None:
+            await self._writable.wait()
+            return
+        self._writable = trio.Event()
+        try:
+            await trio.lowlevel.wait_writable(self._socket)
+        finally:
+            self._writable.set()
+            self._writable = None
+
+
+def _handshake_refusal(error: SSL.Error) -> PeerRejected:
+    text = _error_text(error)
+    if "did not return a certificate" in text:
+        return PeerRejected(Reason.PEER_WITHOUT_CERTIFICATE, "the peer sent no certificate")
+    return PeerRejected(Reason.HANDSHAKE_FAILED, text)
+
+
+def _error_text(error: SSL.Error) -> str:
+    if isinstance(error, SSL.SysCallError):
+        return _syscall_text(error)
+    entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return "; ".join(str(entry[2]) for entry in entries) or "TLS error without a reason"
+
+
+def _syscall_text(error: SSL.SysCallError) -> str:
+    number = error.args[0] if error.args else -1
+    return os.strerror(number) if isinstance(number, int) and number > 0 else "ended without close_notify"

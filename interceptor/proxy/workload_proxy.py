@@ -1,0 +1,102 @@
+"""The listeners of one enrolled workload, and the tasks of its connections, under one nursery."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.proxy import inbound, inbound_plaintext, outbound
+from interceptor.proxy.streams import abort_socket
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from interceptor.policy.verdict import Reason
+    from interceptor.proxy.context import WorkloadContext
+
+log = logging.getLogger(__name__)
+
+LISTEN_BACKLOG = 4096  # the kernel caps it at net.core.somaxconn
+# Accepted in one go before other tasks run: bounds how long a flood can hold the loop.
+ACCEPT_BATCH = 32
+# When descriptors or memory run out: leave the rest in the backlog for a moment.
+OVERLOAD_PAUSE_SECONDS = 0.1
+_OVERLOAD = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+if TYPE_CHECKING:
+    Handler = Callable[[socket.socket, WorkloadContext], Awaitable[None]]
+
+
+class WorkloadProxy:
+    """Serves one workload until `run` is cancelled; the sockets are handed in, listening."""
+
+    def __init__(
+        self,
+        context: WorkloadContext,
+        *,
+        outbound_listeners: Sequence[socket.socket],
+        plaintext_listeners: Sequence[socket.socket],
+        tunnel_listeners: Sequence[socket.socket],
+    ) -> None:
+        self.context = context
+        self._listeners: list[tuple[socket.socket, Handler]] = [
+            *((listener, outbound.handle) for listener in outbound_listeners),
+            *((listener, inbound_plaintext.handle) for listener in plaintext_listeners),
+            *((listener, inbound.handle) for listener in tunnel_listeners),
+        ]
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Accept and serve; closes the listeners and resets what is left when it ends."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    for listener, handler in self._listeners:
+                        nursery.start_soon(self._accept, listener, handler, nursery)
+        finally:
+            for listener, _ in self._listeners:
+                listener.close()
+
+    def stop(self, reason: Reason) -> None:
+        """Take no more connections and reset those that are open, for one reason."""
+        self.context.live.close_all(reason)
+        # Closed here and not when the tasks have ended: the ports are free when this returns.
+        for listener, _ in self._listeners:
+            trio.lowlevel.notify_closing(listener)
+            listener.close()
+        self._scope.cancel()
+
+    async def _accept(self, listener: socket.socket, handler: Handler, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(listener)
+            except trio.ClosedResourceError:
+                return  # stopped
+            for _ in range(ACCEPT_BATCH):
+                try:
+                    accepted, _ = listener.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    # Others are the accepted connection's own failures (accept(2)).
+                    if error.errno in _OVERLOAD:
+                        log.warning(
+                            "cannot accept: %s; waiting connections stay in the backlog", error.strerror
+                        )
+                        await trio.sleep(OVERLOAD_PAUSE_SECONDS)
+                    break
+                accepted.setblocking(False)
+                nursery.start_soon(self._serve, accepted, handler)
+
+    async def _serve(self, accepted: socket.socket, handler: Handler) -> None:
+        try:
+            await handler(accepted, self.context)
+        except Exception:
+            # A fault of ours in one connection: it is reset, the others go on.
+            log.exception("a connection of %s was reset by an internal error", self.context.workload.key)
+        finally:
+            abort_socket(accepted)

@@ -1,0 +1,1 @@
+"""What is told about connections: records, the access log, metrics. **Pure.**"""

@@ -1,0 +1,233 @@
+"""A config is what its text says, all of it valid, or an error that names file, line, key and remedy."""
+
+from datetime import timedelta
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interceptor.config import (
+    BridgeConfig,
+    CertificatesConfig,
+    Config,
+    LimitsConfig,
+    PathsConfig,
+    RecordsConfig,
+    parse_config,
+)
+from interceptor.errors import ConfigError
+from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.workload import Endpoint
+
+DEFAULTS = Config(node="host-1")
+FULL_TEXT = """\
+node: node-7
+trustDomain: example.org
+mode: PERMISSIVE
+mesh:
+  cidrs: [10.20.0.0/16, "fd20::/48", 192.0.2.0/24]
+bridge: {name: mesh0, ipv4: 10.20.1.1/24, ipv6: fd20::1/64}
+certificates: {lifetime: 10s}
+paths:
+  state: /srv/state
+  run: /srv/run
+  bpf: /sys/fs/bpf/other
+  cgroup: /sys/fs/cgroup/unified
+  kernelHeaders: /usr/src/linux
+  records: /srv/records.jsonl
+limits:
+  unknownDestinationWait: 0s
+  handshakeTimeout: 100ms
+  connectTimeout: 5m
+  connectionsPerWorkload: 5
+  pendingHandshakes: 6
+  recordsBytes: 65536
+metrics:
+  address: "[::1]:9000"
+"""
+FULL = Config(
+    node="node-7",
+    trust_domain=TrustDomain("example.org"),
+    mode=MtlsMode.PERMISSIVE,
+    mesh_cidrs=(IPv4Network("10.20.0.0/16"), IPv6Network("fd20::/48"), IPv4Network("192.0.2.0/24")),
+    bridge=BridgeConfig("mesh0", IPv4Interface("10.20.1.1/24"), IPv6Interface("fd20::1/64")),
+    certificates=CertificatesConfig(timedelta(seconds=10)),
+    paths=PathsConfig(
+        state_dir=Path("/srv/state"),
+        run_dir=Path("/srv/run"),
+        bpf_dir=Path("/sys/fs/bpf/other"),
+        cgroup=Path("/sys/fs/cgroup/unified"),
+        kernel_headers=Path("/usr/src/linux"),
+    ),
+    limits=LimitsConfig(timedelta(0), timedelta(milliseconds=100), timedelta(minutes=5), 5, 6),
+    records=RecordsConfig(Path("/srv/records.jsonl"), 65536),
+    metrics_address=Endpoint.parse("[::1]:9000"),
+)
+
+
+def parse(text: str) -> Config:
+    return parse_config(text, "config.yaml", node="host-1")
+
+
+def error(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mesh:\nbridge:\n  # name: mesh0\n", "paths: {cgroup: , kernelHeaders: null}\n"]
+)
+def test_config_that_sets_nothing_is_the_default(text: str) -> None:
+    assert parse(text) == DEFAULTS
+
+
+def test_config_with_every_key_sets_everything() -> None:
+    assert parse(FULL_TEXT) == FULL
+
+
+def test_config_records_follow_the_state_directory() -> None:
+    assert parse("paths: {state: /srv/a}\n").records.path == Path("/srv/a/connections.jsonl")
+
+
+@pytest.mark.parametrize("config", [DEFAULTS, FULL])
+def test_config_printed_as_yaml_parses_to_itself(config: Config) -> None:
+    assert parse_config(config.to_yaml(), "config.yaml", node="elsewhere") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mesh:\n\n  cidr: []\n", "config.yaml:3: unknown key 'mesh.cidr', did you mean 'mesh.cidrs'?"),
+        ("trustdomain: a\n", "config.yaml:1: unknown key 'trustdomain', did you mean 'trustDomain'?"),
+        ("mode: STRICT\nzzz: 1\n", "config.yaml:2: unknown key 'zzz', the keys are "),
+        (
+            "mesh.cidrs: [10.0.0.0/8]\n",
+            "config.yaml:1: unknown key 'mesh.cidrs', write 'cidrs' on an indented line below 'mesh:'",
+        ),
+        ("node: {a: 1}\n", "config.yaml:1: unknown key 'node.a', did you mean"),
+        ("bridge: mesh0\n", "config.yaml:1: bridge: expected keys inside it"),
+        ("bridge: [mesh0]\n", "config.yaml:1: bridge: expected keys inside it"),
+        ("mode: strict\n", "config.yaml:1: mode: 'strict' is not a mode, use STRICT, PERMISSIVE or DISABLE"),
+        ("mode: {}\n", "config.yaml:1: mode: expected a single value"),
+        ("mode: [STRICT]\n", "config.yaml:1: mode: expected a single value"),
+        ("mode:\n", "config.yaml:1: mode: has no value, give one or remove the line"),
+        ("node: 7\n", "config.yaml:1: node: '7' is not text to YAML, put it in quotes"),
+        ("node: yes\n", "config.yaml:1: node: 'yes' is not text to YAML, put it in quotes"),
+        ("node: a b\n", "config.yaml:1: node: 'a b' is not a node name"),
+        ("trustDomain: Example.org\n", "config.yaml:1: trustDomain: trust domain 'Example.org' is not valid"),
+        ("mesh: {cidrs: 10.0.0.0/8}\n", "config.yaml:1: mesh.cidrs: expected a list"),
+        ("mesh: {cidrs: []}\n", "config.yaml:1: mesh.cidrs: has 0 entries, expected 1 to 256"),
+        (
+            "mesh:\n  cidrs: [" + ", ".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(257)) + "]\n",
+            "config.yaml:2: mesh.cidrs: has 257 entries, expected 1 to 256",
+        ),
+        (
+            "mesh:\n  cidrs:\n    - 10.215.0.0/16\n    - 10.0.0.1/8\n",
+            "config.yaml:4: mesh.cidrs: '10.0.0.1/8' has bits set beyond its prefix, did you mean 10.0.0.0/8?",
+        ),
+        (
+            "mesh: {cidrs: [10.215.0.0/16, 'fd15:8::/64', 10.215.0.0/16]}\n",
+            "config.yaml:1: mesh.cidrs: 10.215.0.0/16 is there twice, remove one",
+        ),
+        (
+            "bridge:\n  ipv4: 10.1.0.1/16\n",
+            "config.yaml:2: bridge.ipv4: 10.1.0.0/16 is not inside any of mesh.cidrs",
+        ),
+        (
+            "bridge:\n  ipv6: fd15::1/16\n",
+            "config.yaml:2: bridge.ipv6: fd15::/16 is not inside any of mesh.cidrs",
+        ),
+        (
+            "mode: STRICT\nmesh: {cidrs: [10.215.0.0/16]}\n",
+            "config.yaml:2: bridge.ipv6: fd15:8::/64 is not inside any of mesh.cidrs",
+        ),
+        ("bridge: {name: a/b}\n", "config.yaml:1: bridge.name: 'a/b' is not an interface name"),
+        (
+            "certificates: {lifetime: 9s}\n",
+            "config.yaml:1: certificates.lifetime: 9s is out of range, expected 10s to",
+        ),
+        ("certificates: {lifetime: 25h}\n", "config.yaml:1: certificates.lifetime: 25h is out of range"),
+        ("paths: {state: lib}\n", "config.yaml:1: paths.state: 'lib' is not an absolute path"),
+        ("paths: {cgroup: x}\n", "config.yaml:1: paths.cgroup: 'x' is not an absolute path"),
+        ("paths: {state: }\n", "config.yaml:1: paths.state: has no value"),
+        ("limits: {connectTimeout: 10}\n", "config.yaml:1: limits.connectTimeout: '10' is not text to YAML"),
+        (
+            "limits: {connectTimeout: 10 s}\n",
+            "config.yaml:1: limits.connectTimeout: '10 s' is not a duration",
+        ),
+        ("limits: {pendingHandshakes: 0}\n", "config.yaml:1: limits.pendingHandshakes: 0 is out of range"),
+        ("limits: {recordsBytes: 16M}\n", "config.yaml:1: limits.recordsBytes: '16M' is not a whole number"),
+        (
+            "metrics: {address: localhost}\n",
+            "config.yaml:1: metrics.address: 'localhost' is not an address and port",
+        ),
+        (
+            "metrics: {address: '127.0.0.1:15001'}\n",
+            "config.yaml:1: metrics.address: port 15001 is the proxy's own",
+        ),
+    ],
+)
+def test_config_invalid_is_refused_with_line_key_and_remedy(text: str, message: str) -> None:
+    assert error(text).startswith(message)
+
+
+def test_config_host_name_that_is_no_node_name_asks_for_node() -> None:
+    with pytest.raises(
+        ConfigError, match=r"the name of this host, 'my host' is not a node name.*; set 'node'"
+    ):
+        parse_config("", "config.yaml", node="my host")
+    assert parse_config("node: node-1\n", "config.yaml", node="my host").node == "node-1"
+
+
+keys = st.sampled_from(
+    [line.partition(":")[0].strip() for line in FULL_TEXT.splitlines()] + ["cidr", "mesh.cidrs", "<<", "7"]
+)
+scalars = st.one_of(
+    st.sampled_from(
+        ["STRICT", "10s", "24h", "7", "10.215.0.1/16", "fd15:8::/64", "/srv", "127.0.0.1:1", "null"]
+    ),
+    st.text(max_size=8),
+)
+trees = st.dictionaries(
+    keys,
+    st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(keys, scalars, max_size=4)),
+    max_size=4,
+)
+
+
+@given(trees)
+def test_config_any_tree_is_a_config_or_config_error(tree: dict[str, object]) -> None:
+    lines = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            lines += [f"{key}:", *(f"  {inner}: {scalar}" for inner, scalar in value.items())]
+        else:
+            lines.append(f"{key}: {value}")
+    message = "config.yaml: one line"
+    try:
+        config = parse("\n".join(lines))
+    except ConfigError as refused:
+        message = str(refused)
+    else:
+        assert parse(config.to_yaml()) == config
+    assert message.startswith("config.yaml:")
+    assert len(message.splitlines()) == 1
+
+
+@given(st.data())
+def test_config_with_any_line_damaged_is_a_config_or_config_error(data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(FULL_TEXT)))
+    cut = data.draw(st.integers(0, 4))
+    damaged = FULL_TEXT[:at] + data.draw(st.text(max_size=4)) + FULL_TEXT[at + cut :]
+    message = "one line"
+    try:
+        parse(damaged)
+    except ConfigError as refused:
+        message = str(refused)
+    assert len(message.splitlines()) == 1

@@ -1,0 +1,82 @@
+"""Network namespaces for tests: each named after its test, and gone with it, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from interceptor.kernel.netns import NAMED_NAMESPACES, NetworkNamespace, create_named, remove_named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def make_namespace(request: pytest.FixtureRequest) -> Iterator[Callable[[str], NetworkNamespace]]:
+    """Makes a network namespace /run/netns/itest-<test>-<role>."""
+    if os.geteuid() != 0:
+        pytest.skip("makes network namespaces: needs root")
+    stem = "itest-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:80].strip("-")
+    made: list[NetworkNamespace] = []
+
+    def make(role: str) -> NetworkNamespace:
+        path = NAMED_NAMESPACES / f"{stem}-{role}"
+        remove_named(path)
+        request.addfinalizer(lambda: remove_named(path))
+        made.append(create_named(path))
+        return made[-1]
+
+    yield make
+    for namespace in made:
+        namespace.close()
+
+
+@pytest.fixture
+def host(make_namespace: Callable[[str], NetworkNamespace]) -> Iterator[NetworkNamespace]:
+    """A namespace that plays the host: the test runs inside, so that the machine's own network is left alone."""
+    namespace = make_namespace("host")
+    with namespace.entered():
+        yield namespace
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[NetworkNamespace, str, int], socket.socket]]:
+    """Makes a listening TCP socket in a namespace, with two seconds of patience; closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(namespace: NetworkNamespace, address: str, port: int) -> socket.socket:
+            sock = stack.enter_context(namespace.open_socket(_family(address), socket.SOCK_STREAM))
+            sock.settimeout(2)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address, port))
+            sock.listen()
+            return sock
+
+        yield make
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[NetworkNamespace, socket.socket], tuple[socket.socket, socket.socket]]]:
+    """Connects from a namespace to a listening socket; the client's and the accepted socket, closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(
+            namespace: NetworkNamespace, listening: socket.socket
+        ) -> tuple[socket.socket, socket.socket]:
+            sock = stack.enter_context(namespace.open_socket(listening.family, socket.SOCK_STREAM))
+            sock.settimeout(2)
+            sock.connect(listening.getsockname()[:2])
+            accepted = stack.enter_context(listening.accept()[0])
+            accepted.settimeout(2)
+            return sock, accepted
+
+        yield make
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
