@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.state import EnrolledState
-from interceptor.errors import EnrolmentError, InvalidInput, KernelError
+from interceptor.errors import EnrolmentError, InterceptorError, InvalidInput, KernelError
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
 from interceptor.kernel import netlink, sockets
 from interceptor.kernel import netns as kernel_netns
@@ -72,6 +72,14 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class CutOff:
+    """A workload of the last agent that could not be taken over: captured, not served, and tried again."""
+
+    state: EnrolledState
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What somebody wants to enrol; every part is validated when it is enrolled."""
 
@@ -108,12 +116,18 @@ class Enroller:
         self._registry = registry
         self._now = now
         self._enrolled: dict[WorkloadKey, Enrolled] = {}
+        self._cut_off: dict[WorkloadKey, CutOff] = {}
         self.lock = trio.Lock()
 
     @property
     def enrolled(self) -> tuple[Enrolled, ...]:
         """Everything enrolled, by namespace and name."""
         return tuple(self._enrolled[key] for key in sorted(self._enrolled))
+
+    @property
+    def cut_off(self) -> tuple[CutOff, ...]:
+        """What could not be taken over, by namespace and name."""
+        return tuple(self._cut_off[key] for key in sorted(self._cut_off))
 
     def get(self, key: WorkloadKey) -> Enrolled | None:
         return self._enrolled.get(key)
@@ -142,27 +156,44 @@ class Enroller:
             log.info("enrolled %s as %s", enrolled.workload.key, enrolled.workload.identity)
             return enrolled
 
-    async def restore(self, state: EnrolledState, nursery: trio.Nursery) -> bool:
-        """Take over a workload that the last agent had enrolled; False when its network namespace is gone."""
-        netns = state.reference.reopen()
-        if netns is None:
-            return False
-        request = Request(
-            state.key.namespace, state.key.name, state.service_account, state.reference, state.run
-        )
+    async def restore(self, state: EnrolledState, nursery: trio.Nursery) -> None:
+        """Take over a workload that the last agent had enrolled, or forget it when its network namespace is gone.
+
+        One that cannot be taken over stays captured, and so is refused everything.
+        """
         async with self.lock:
-            with ExitStack() as undo:
-                undo.callback(netns.close)
-                enrolled = self._prepare(request, netns, undo, previous=state)
-                undo.pop_all()
+            before = self._cut_off.pop(state.key, None)
+            netns = state.reference.reopen()
+            if netns is None:
+                log.info("%s ended while no agent was there", state.key)
+                remove_run(state)
+                self._save()
+                return
+            request = Request(
+                state.key.namespace, state.key.name, state.service_account, state.reference, state.run
+            )
+            try:
+                with ExitStack() as undo:
+                    undo.callback(netns.close)
+                    cookie = netns.cookie()
+                    undo.callback(self._capture.hold, cookie)
+                    enrolled = self._prepare(request, netns, undo, previous=state)
+                    undo.pop_all()
+            except InterceptorError as error:
+                if before is None or before.error != str(error):
+                    log.error("cannot take over %s, it stays cut off: %s", state.key, error)  # noqa: TRY400
+                self._cut_off[state.key] = CutOff(state, str(error))
+                return
             self._admit(enrolled, nursery)
         log.info("took over %s", enrolled.workload.key)
-        return True
 
     async def withdraw(self, key: WorkloadKey) -> None:
         """Take a workload out: its connections are reset, its network namespace is as it was before."""
         async with self.lock:
             enrolled = self._enrolled.get(key)
+            if enrolled is None and key in self._cut_off:
+                self._release(self._cut_off.pop(key).state)
+                return
             if enrolled is None:
                 raise EnrolmentError(f"workload {key} is not enrolled: see 'interceptor workloads'")
             self._withdraw(enrolled)
@@ -223,8 +254,9 @@ class Enroller:
         undo.callback(self._enrolled.pop, key)
         undo.callback(lambda: self._capture.set_prefixes(self._captured_networks(without=key)))
         self._capture.set_prefixes(self._captured_networks())
+        if previous is None:
+            undo.callback(self._capture.withdraw, cookie)
         self._capture.enrol(netns, cookie, workload.addresses, _slots(listeners))
-        undo.callback(self._capture.withdraw, cookie)
         return enrolled
 
     def _admit(self, enrolled: Enrolled, nursery: trio.Nursery) -> None:
@@ -251,6 +283,16 @@ class Enroller:
         finally:
             enrolled.netns.close()
             remove_run(enrolled.state)
+
+    def _release(self, state: EnrolledState) -> None:
+        """Let go of a workload that nobody serves."""
+        netns = state.reference.reopen()
+        if netns is not None:
+            with netns:
+                self._capture.withdraw(netns.cookie())
+                remove_return_path(netns, state.previous_sysctls)
+        self._save()
+        remove_run(state)
 
     async def _keep_credentials(self, enrolled: Enrolled) -> None:
         def publish(svid: X509Svid) -> None:
@@ -323,7 +365,8 @@ class Enroller:
         return frozenset({*self._config.mesh_cidrs, *own})
 
     def _save(self) -> None:
-        self._state_file.save(enrolled.state for enrolled in self._enrolled.values())
+        states = [enrolled.state for enrolled in self._enrolled.values()]
+        self._state_file.save([*states, *(cut_off.state for cut_off in self._cut_off.values())])
 
 
 def remove_run(state: EnrolledState) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.node import Node
+from interceptor.agent.node import AUTHORITY_DIRECTORY, Node
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.authority_store import load_or_create
 from interceptor.errors import InterceptorError, KernelError, StateError
@@ -51,7 +51,7 @@ def run_agent(config: Config, progress: Callable[[str], None]) -> None:
         private_directory(paths.run_dir)
         started.callback(Lock(paths.state_dir).release)
         progress("opening the certificate authority")
-        authority = load_or_create(paths.state_dir / "authority", config.trust_domain, wall_clock())
+        authority = load_or_create(paths.state_dir / AUTHORITY_DIRECTORY, config.trust_domain, wall_clock())
         restored = StateFile(paths.run_dir).load()
         _require_state(config, len(restored))
         cgroup = paths.cgroup or find_cgroup2()

@@ -12,18 +12,18 @@ import trio
 
 from interceptor.admin import AdminServer, open_listener
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.enroller import Enroller, Request, remove_run
+from interceptor.agent.enroller import Enroller, Request
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.records import Records
 from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.agent.state import RunDetails, StateFile
 from interceptor.agent.views import Views
+from interceptor.authority_store import load_or_create
 from interceptor.credentials import Credentials
 from interceptor.enrolment.address_pool import next_addresses
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import EnrolmentError, InterceptorError, KernelError, UsageError
 from interceptor.identity.trust_bundle import TrustBundles
-from interceptor.kernel import capture as kernel_capture
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.capture import Capture
@@ -52,18 +52,23 @@ log = logging.getLogger(__name__)
 RECONCILE_SECONDS = 1.0
 STOP_OWNER_SECONDS = 5.0
 DEFAULT_NAMESPACE = "default"
+AUTHORITY_DIRECTORY = "authority"
 
 
 class EmbeddedSigner:
     """The authority in this process, behind the interface of one that is elsewhere."""
 
-    def __init__(self, authority: Authority) -> None:
-        self._authority = authority
+    def __init__(self, authority: Authority, directory: Path) -> None:
+        self.authority = authority
+        self._directory = directory
 
     async def sign(
         self, request: x509.CertificateSigningRequest, spiffe_id: SpiffeId, lifetime: timedelta
     ) -> tuple[x509.Certificate, ...]:
-        return self._authority.sign(request, spiffe_id, lifetime, wall_clock())
+        now = wall_clock()
+        if self.authority.needs_intermediate(now):
+            self.authority = load_or_create(self._directory, self.authority.trust_domain, now)
+        return self.authority.sign(request, spiffe_id, lifetime, now)
 
 
 class Node:
@@ -79,13 +84,11 @@ class Node:
     ) -> None:
         self.config = config
         self.records = Records(config.records)
-        self.credentials = Credentials(
-            EmbeddedSigner(authority), config.certificates.lifetime, wall_clock, observer=self
-        )
+        self.signer = EmbeddedSigner(authority, config.paths.state_dir / AUTHORITY_DIRECTORY)
+        self.credentials = Credentials(self.signer, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
         self.policy = Snapshot(PolicySet(config.mode))
-        self.authority = authority
         self.started_at = wall_clock()
         self.enroller = Enroller(
             config,
@@ -131,7 +134,7 @@ class Node:
             nursery.start_soon(MetricsServer(self.records.metrics.expose, self.missing).serve, metrics)
             nursery.start_soon(AdminServer(self._commands()).serve, admin)
             await self._take_over(nursery)
-            nursery.start_soon(self._reconcile_for_ever)
+            nursery.start_soon(self._reconcile_for_ever, nursery)
             nursery.start_soon(self._write_hosts_for_ever)
             self._ready = True
             log.info(
@@ -165,18 +168,11 @@ class Node:
 
     async def _take_over(self, nursery: trio.Nursery) -> None:
         for state in self._restored:
-            try:
-                if not await self.enroller.restore(state, nursery):
-                    log.info("%s ended while no agent was there", state.key)
-                    remove_run(state)
-            except InterceptorError as error:
-                # Its programs stay in force, so it is refused everything: the safe side.
-                log.error("cannot take over %s, it stays cut off: %s", state.key, error)  # noqa: TRY400
+            await self.enroller.restore(state, nursery)
+        # Only now: the programs of the last agent were in force until here.
         self.capture.activate(self._cgroup)
-        cookies = {enrolled.cookie for enrolled in self.enroller.enrolled}
-        for cookie, path in kernel_capture.pinned_inbound(self.config.paths.bpf_dir).items():
-            if cookie not in cookies:
-                path.unlink()
+        if not self.enroller.cut_off:
+            self.capture.forget_others(enrolled.cookie for enrolled in self.enroller.enrolled)
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -184,7 +180,7 @@ class Node:
                 log.info("stopping on %s; enrolled workloads stay captured", signal.Signals(number).name)
                 self._stop.set()
 
-    async def _reconcile_for_ever(self) -> None:
+    async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
             await trio.sleep(RECONCILE_SECONDS)
             for enrolled in self.enroller.enrolled:
@@ -197,6 +193,8 @@ class Node:
                 except InterceptorError as error:
                     log.warning("%s: %s", enrolled.workload.key, error)
                 await trio.lowlevel.checkpoint()
+            for cut_off in self.enroller.cut_off:
+                await self.enroller.restore(cut_off.state, nursery)
 
     @staticmethod
     def _has_ended(state: EnrolledState, netns: kernel_netns.NetworkNamespace) -> bool:

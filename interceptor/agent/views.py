@@ -89,7 +89,7 @@ class Views:
             "degraded_workloads": degraded,
             "connections_open": sum(len(e.proxy.context.live) for e in enrolled),
             "handshakes_captured": node.capture.pending_flows(),
-            "authority_not_after": node.authority.not_after.isoformat(),
+            "authority_not_after": node.signer.authority.not_after.isoformat(),
             "kernel_counters": {
                 counter.name.lower(): value for counter, value in node.capture.counters().items()
             },

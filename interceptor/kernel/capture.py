@@ -109,15 +109,26 @@ class Capture:
         addresses: tuple[IPAddress, ...],
         listeners: Mapping[abi.ListenerSlot, socket.socket],
     ) -> None:
-        """Steer what arrives in the namespace to `listeners`, and capture what its processes connect to."""
+        """Steer what arrives in the namespace to `listeners`, and capture what its processes connect to.
+
+        After a failure `withdraw` undoes what was done, or `hold` keeps the namespace cut off.
+        """
         try:
-            self._steer_inbound(netns, cookie, listeners)
+            self._forget_local_map(cookie)
+            self._local_maps[cookie] = bpf_syscall.create_map(
+                bpf_syscall.MAP_TYPE_HASH, 16, 1, abi.MAX_LOCAL_ADDRESSES, "local_addresses"
+            )
             self.set_addresses(cookie, addresses)
+            self._steer_inbound(netns, cookie, listeners)
         except OSError as error:
-            self.withdraw(cookie)
             if error.errno == errno.E2BIG:
                 raise _full("workloads or own_addresses", abi.MAX_WORKLOADS, error) from error
             raise KernelError(f"cannot capture the network namespace ({error.strerror})") from error
+
+    def hold(self, cookie: int) -> None:
+        """Capture a namespace that nobody serves: what it connects to is refused, until it is enrolled."""
+        entry = bytes(abi.workload_entry(()))
+        bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), entry)
 
     def set_addresses(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
         """Let a namespace reach its own addresses directly, and capture what goes to any other."""
@@ -139,8 +150,14 @@ class Capture:
         for address in self._own_addresses.pop(cookie, ()):
             bpf_syscall.map_delete(self._maps["own_addresses"], bytes(abi.own_address_key(cookie, address)))
         self._inbound_path(cookie).unlink(missing_ok=True)
-        if (local_map := self._local_maps.pop(cookie, None)) is not None:
-            os.close(local_map)
+        self._forget_local_map(cookie)
+
+    def forget_others(self, cookies: Iterable[int]) -> None:
+        """Remove the inbound links of namespaces that are not among `cookies`: they are gone."""
+        known = set(cookies)
+        for cookie, path in pinned_inbound(self._bpf_dir).items():
+            if cookie not in known:
+                path.unlink()
 
     def exempt(self, sock: socket.socket) -> None:
         """Mark a socket of the proxy itself: its connections are not captured."""
@@ -176,17 +193,15 @@ class Capture:
     def _steer_inbound(
         self, netns: AttachTarget, cookie: int, listeners: Mapping[abi.ListenerSlot, socket.socket]
     ) -> None:
-        own = self._local_maps[cookie] = bpf_syscall.create_map(
-            bpf_syscall.MAP_TYPE_HASH, 16, 1, abi.MAX_LOCAL_ADDRESSES, "local_addresses"
-        )
         sockmap = bpf_syscall.create_map(bpf_syscall.MAP_TYPE_SOCKMAP, 4, 4, abi.LISTENER_SLOTS, "listeners")
         try:
             for slot, listener in listeners.items():
                 bpf_syscall.map_update(sockmap, struct.pack("=I", slot), struct.pack("=I", listener.fileno()))
+            maps = {"inbound_listeners": sockmap, "local_addresses": self._local_maps[cookie]}
             program = bpf_syscall.load_program(
                 bpf_syscall.PROG_TYPE_SK_LOOKUP,
                 bpf_syscall.ATTACH_SK_LOOKUP,
-                self._programs.steer_instructions({"inbound_listeners": sockmap, "local_addresses": own}),
+                self._programs.steer_instructions(maps),
                 "steer_inbound",
             )
         finally:
@@ -196,6 +211,10 @@ class Capture:
             self._attach(self._inbound_path(cookie), program, netns.fd, bpf_syscall.ATTACH_SK_LOOKUP)
         finally:
             os.close(program)
+
+    def _forget_local_map(self, cookie: int) -> None:
+        if (local_map := self._local_maps.pop(cookie, None)) is not None:
+            os.close(local_map)
 
     def _inbound_path(self, cookie: int) -> Path:
         return self._bpf_dir / f"{_INBOUND}{cookie:x}"

@@ -13,7 +13,7 @@ from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import Status, TunnelProtocolError, TunnelServer, is_target
 from interceptor.proxy import application
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
-from interceptor.proxy.dial import local_endpoint, peer_endpoint
+from interceptor.proxy.dial import local_endpoint, peer_endpoint, tune
 from interceptor.proxy.relay import Relay
 from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
 from interceptor.proxy.tls import RECORD_BYTES, TlsStream
@@ -45,6 +45,7 @@ async def handle(peer: socket.socket, context: WorkloadContext) -> None:
         cleanup.callback(abort_socket, peer)  # harmless once it is closed
         with context.live.track(record):
             record.source = peer_endpoint(peer)
+            tune(peer)
             contexts = await context.tls_contexts()
             stream = TlsStream(contexts.server, peer, server_side=True)
             server = TunnelServer()
