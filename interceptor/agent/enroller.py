@@ -8,9 +8,7 @@ last when a workload is withdrawn.
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -19,44 +17,35 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor.agent.listeners import open_listeners, steering_slots
 from interceptor.agent.state import EnrolledState
-from interceptor.errors import EnrolmentError, InterceptorError, InvalidInput, KernelError
+from interceptor.agent.workload_context import workload_context
+from interceptor.errors import EnrolmentError, InterceptorError
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
-from interceptor.kernel import netlink, sockets
+from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
-from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT, ListenerSlot
+from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT
 from interceptor.kernel.return_path import install_return_path, remove_return_path
 from interceptor.kernel.socket_diag import destroy_established
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.connections import HandshakeLimit, LiveConnections
-from interceptor.proxy.context import Limits, WorkloadContext
-from interceptor.proxy.snapshot import Snapshot
-from interceptor.proxy.tls import TlsContexts, tls_contexts
-from interceptor.proxy.workload_proxy import LISTEN_BACKLOG, WorkloadProxy
+from interceptor.proxy.tls import tls_contexts
+from interceptor.proxy.workload_proxy import WorkloadProxy
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
-    from interceptor.agent.records import Records
     from interceptor.agent.reference import NamespaceReference
     from interceptor.agent.state import RunDetails, StateFile
-    from interceptor.config import Config
+    from interceptor.agent.workload_context import Shared
     from interceptor.credentials import Credentials
-    from interceptor.enrolment.registry import Registry
     from interceptor.identity.svid import X509Svid
     from interceptor.identity.trust_bundle import TrustBundles
-    from interceptor.kernel.capture import Capture
     from interceptor.kernel.netns import NetworkNamespace
-    from interceptor.policy.policy_set import PolicySet
-    from interceptor.workload import Endpoint, IPAddress, IPNetwork
+    from interceptor.workload import IPAddress, IPNetwork
 
 log = logging.getLogger(__name__)
 
 FIRST_CERTIFICATE_SECONDS = 10.0
-_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 @dataclass(slots=True)
@@ -94,27 +83,17 @@ class Enroller:
     """Owner of the set of enrolled workloads; its methods run one at a time."""
 
     def __init__(
-        self,
-        config: Config,
-        capture: Capture,
-        records: Records,
-        credentials: Credentials,
-        state_file: StateFile,
-        bundles: TrustBundles,
-        *,
-        policy: Snapshot[PolicySet],
-        registry: Snapshot[Registry],
-        now: Callable[[], datetime],
+        self, shared: Shared, credentials: Credentials, state_file: StateFile, bundles: TrustBundles
     ) -> None:
-        self._config = config
-        self._capture = capture
-        self._records = records
+        self._shared = shared
+        self._config = shared.config
+        self._capture = shared.capture
+        self._records = shared.records
+        self._policy = shared.policy
+        self._registry = shared.registry
         self._credentials = credentials
         self._state_file = state_file
         self._bundles = bundles
-        self._policy = policy
-        self._registry = registry
-        self._now = now
         self._enrolled: dict[WorkloadKey, Enrolled] = {}
         self._cut_off: dict[WorkloadKey, CutOff] = {}
         self.lock = trio.Lock()
@@ -234,7 +213,7 @@ class Enroller:
         sysctls = install_return_path(netns)
         if previous is None:
             undo.callback(remove_return_path, netns, sysctls)
-        listeners = _open_listeners(netns, undo)
+        listeners = open_listeners(netns, undo)
         cookie = netns.cookie()
         state = EnrolledState(
             key,
@@ -244,7 +223,7 @@ class Enroller:
             request.run,
         )
         proxy = WorkloadProxy(
-            self._context(workload, netns),
+            workload_context(workload, netns, self._shared),
             outbound_listeners=listeners[OUTBOUND_PORT],
             plaintext_listeners=listeners[INBOUND_PLAINTEXT_PORT],
             tunnel_listeners=listeners[INBOUND_TUNNEL_PORT],
@@ -256,7 +235,7 @@ class Enroller:
         self._capture.set_prefixes(self._captured_networks())
         if previous is None:
             undo.callback(self._capture.withdraw, cookie)
-        self._capture.enrol(netns, cookie, workload.addresses, _slots(listeners))
+        self._capture.enrol(netns, cookie, workload.addresses, steering_slots(listeners))
         return enrolled
 
     def _admit(self, enrolled: Enrolled, nursery: trio.Nursery) -> None:
@@ -320,40 +299,6 @@ class Enroller:
                     f"{netns.description} is enrolled already, as {enrolled.workload.key}: withdraw that first"
                 )
 
-    def _context(self, workload: Workload, netns: NetworkNamespace) -> WorkloadContext:
-        def open_socket(family: int) -> socket.socket:
-            sock = netns.open_socket(family, socket.SOCK_STREAM)
-            self._capture.exempt(sock)
-            return sock
-
-        def open_transparent_socket(family: int) -> socket.socket:
-            sock = open_socket(family)
-            sockets.make_transparent(sock)
-            return sock
-
-        limits = self._config.limits
-        tls: Snapshot[TlsContexts | None] = Snapshot(None)
-        return WorkloadContext(
-            workload=workload,
-            policy=self._policy,
-            registry=self._registry,
-            tls=tls,
-            live=LiveConnections(workload.key, limits.connections_per_workload, self._records),
-            handshakes=HandshakeLimit(limits.pending_handshakes),
-            recorder=self._records,
-            limits=Limits(
-                unknown_destination_wait=limits.unknown_destination_wait.total_seconds(),
-                handshake_timeout=limits.handshake_timeout.total_seconds(),
-                connect_timeout=limits.connect_timeout.total_seconds(),
-                connections_per_workload=limits.connections_per_workload,
-                pending_handshakes=limits.pending_handshakes,
-            ),
-            open_socket=open_socket,
-            open_transparent_socket=open_transparent_socket,
-            original_destination=_original_destination,
-            now=self._now,
-        )
-
     def _captured_networks(self, *, without: WorkloadKey | None = None) -> frozenset[IPNetwork]:
         """The mesh's CIDRs, and every address of every workload, which may lie outside of them."""
         own = {
@@ -384,48 +329,3 @@ def _addresses(netns: NetworkNamespace) -> tuple[IPAddress, ...]:
             f"{netns.description} has no address that others can reach: give a link in it one, then enrol it"
         )
     return found
-
-
-def _open_listeners(netns: NetworkNamespace, undo: ExitStack) -> dict[int, list[socket.socket]]:
-    families = [socket.AF_INET, socket.AF_INET6] if netns.has_ipv6() else [socket.AF_INET]
-    listeners: dict[int, list[socket.socket]] = {}
-    for port in (OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT):
-        for family in families:
-            listener = netns.open_socket(family, socket.SOCK_STREAM)
-            undo.callback(listener.close)
-            try:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                # Loopback only: what arrives over a link is steered here, not routed.
-                listener.bind((_LOOPBACK[family], port))
-                listener.listen(LISTEN_BACKLOG)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise EnrolmentError(
-                        f"port {port} is taken inside {netns.description}, the proxy needs it: "
-                        "stop the program that listens there, or let it use another port"
-                    ) from error
-                raise KernelError(
-                    f"cannot listen on port {port} inside {netns.description}: {error.strerror}"
-                ) from error
-            listeners.setdefault(port, []).append(listener)
-    return listeners
-
-
-def _slots(listeners: dict[int, list[socket.socket]]) -> dict[ListenerSlot, socket.socket]:
-    slots = {}
-    for port, ipv4, ipv6 in (
-        (INBOUND_PLAINTEXT_PORT, ListenerSlot.PLAINTEXT_IPV4, ListenerSlot.PLAINTEXT_IPV6),
-        (INBOUND_TUNNEL_PORT, ListenerSlot.TUNNEL_IPV4, ListenerSlot.TUNNEL_IPV6),
-    ):
-        for listener in listeners[port]:
-            slots[ipv4 if listener.family == socket.AF_INET else ipv6] = listener
-    return slots
-
-
-def _original_destination(sock: socket.socket) -> Endpoint | None:
-    try:
-        return sockets.original_destination(sock)
-    except (InvalidInput, KernelError):
-        return None  # port 0, for one: nobody can be meant

@@ -22,6 +22,10 @@ ATTACH_SK_LOOKUP = 36
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _LINK_CREATE, _LINK_UPDATE = 5, 6, 7, 28, 29
+_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY = 13, 15, 16
+
+_QUERIED_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS
+_PROGRAM_INFO_BYTES, _PROGRAM_NAME = 80, slice(64, 80)  # struct bpf_prog_info up to and with `name`
 
 _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 # No default: a wrong number would be another system call.
@@ -30,11 +34,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _LICENSE = ctypes.create_string_buffer(b"GPL")
 
 
+def is_known_here() -> bool:
+    """Whether the system call's number is known for this machine's architecture."""
+    return _NUMBER is not None
+
+
 def _bpf(command: int, attributes: bytes) -> int:
+    return _call(command, ctypes.create_string_buffer(attributes, len(attributes)))
+
+
+def _call(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """One system call; what the kernel answers besides the result is in the buffer."""
     if _NUMBER is None:
         raise OSError(38, f"no bpf(2) system call number is known for {platform.machine()}")
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    result = int(_libc.syscall(_NUMBER, command, ctypes.byref(buffer), len(attributes)))
+    result = int(_libc.syscall(_NUMBER, command, ctypes.byref(buffer), len(buffer)))
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -139,3 +152,28 @@ def create_link(program_fd: int, target_fd: int, attach_type: int) -> int:
 def update_link(link_fd: int, program_fd: int) -> None:
     """Replace a link's program in one step; ENOLINK when what it was attached to is gone."""
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
+
+
+def attached_programs(cgroup_fd: int, attach_type: int) -> tuple[tuple[int, ...], int]:
+    """The ids of the programs attached to a cgroup itself, and the flags (BPF_F_ALLOW_*) they are attached with."""
+    ids = (ctypes.c_uint32 * _QUERIED_PROGRAMS)()
+    attributes = struct.pack(
+        "=IIIIQII", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), _QUERIED_PROGRAMS, 0
+    )
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    _call(_PROG_QUERY, buffer)
+    flags, count = struct.unpack_from("=12xI8xI", buffer)
+    return tuple(ids[:count]), flags
+
+
+def program_name(program_id: int) -> str:
+    """The name that a program was loaded with, at most 15 characters; empty if it has none."""
+    fd = _bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
+    try:
+        information = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+        _bpf(
+            _OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, _PROGRAM_INFO_BYTES, ctypes.addressof(information))
+        )
+    finally:
+        os.close(fd)
+    return information.raw[_PROGRAM_NAME].rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,177 @@
+"""The verbs of the admin socket: what changes the set of workloads, and how a request becomes a validated one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from interceptor.agent.enroller import Request
+from interceptor.agent.reference import NamespaceReference, Process
+from interceptor.agent.state import RunDetails
+from interceptor.agent.views import Views
+from interceptor.enrolment.address_pool import next_addresses
+from interceptor.errors import EnrolmentError, UsageError
+from interceptor.kernel import netlink
+from interceptor.kernel import netns as kernel_netns
+from interceptor.workload import WorkloadKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from interceptor.admin import Command
+    from interceptor.agent.node import Node
+    from interceptor.workload import IPAddress
+
+STOP_OWNER_SECONDS = 5.0
+DEFAULT_NAMESPACE = "default"
+
+
+class Requests:
+    """What can be asked of one node."""
+
+    def __init__(self, node: Node, nursery: trio.Nursery) -> None:
+        self._node = node
+        self._nursery = nursery
+        self._views = Views(node)
+        # A name and addresses are chosen, and then enrolled: nobody else may choose meanwhile.
+        self._choosing = trio.Lock()
+
+    @property
+    def commands(self) -> dict[str, Command]:
+        """Every command by its name on the admin socket."""
+        return {
+            "enrol": self._enrol,
+            "run": self._run,
+            "withdraw": self._withdraw,
+            "down": self._down,
+            "workloads": self._views.workloads,
+            "connections": self._views.connections,
+            "certificates": self._views.certificates,
+            "status": self._views.status,
+            "explain": self._views.explain,
+        }
+
+    async def _enrol(self, request: Mapping[str, Any]) -> object:
+        """Take an existing network namespace in."""
+        async with self._choosing:
+            return await self._enrol_chosen(request)
+
+    async def _enrol_chosen(self, request: Mapping[str, Any]) -> object:
+        if (request.get("netns") is None) == (request.get("pid") is None):
+            raise UsageError("give either the name or path of a network namespace, or a pid")
+        if request.get("pid") is not None:
+            reference, netns = NamespaceReference.by_pid(_integer(request, "pid"))
+        else:
+            reference, netns = NamespaceReference.by_path(_text(request, "netns"))
+        with ExitStack() as undo:
+            undo.callback(netns.close)
+            namespace, account = self._names(request)
+            name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
+            wanted = Request(namespace, name, account, reference)
+            undo.pop_all()
+        enrolled = await self._node.enroller.enrol(wanted, netns, self._nursery)
+        return self._views.workload(enrolled)
+
+    async def _run(self, request: Mapping[str, Any]) -> object:
+        """Make a network namespace on the bridge for a command that process `pid` is about to run."""
+        async with self._choosing:
+            return await self._run_chosen(request)
+
+    async def _run_chosen(self, request: Mapping[str, Any]) -> object:
+        owner = Process.find(_integer(request, "pid"))
+        namespace, account = self._names(request)
+        name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
+        key = WorkloadKey(namespace, name)
+        bridge = self._node.config.bridge
+        netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6)
+        path = self._node.config.paths.run_dir / "netns" / f"{namespace}.{name}"
+        host_link = netlink.host_link_name(f"{self._node.config.node}/{key}")
+        if self._node.enroller.get(key) is not None:
+            raise EnrolmentError(f"workload {key} is enrolled already: choose another --name")
+        with ExitStack() as undo:
+            netns = kernel_netns.create_named(path)
+            undo.callback(kernel_netns.remove_named, path)
+            with ExitStack() as close:
+                close.callback(netns.close)
+                interfaces = next_addresses(bridge.ipv4, bridge.ipv6, self._taken_addresses())
+                netlink.attach_to_bridge(
+                    bridge.name, netns, host_link, interfaces, (bridge.ipv4.ip, bridge.ipv6.ip)
+                )
+                undo.callback(netlink.remove_link, host_link)
+                close.pop_all()
+            reference = NamespaceReference(str(path), None, netns.device, netns.inode)
+            wanted = Request(namespace, name, account, reference, RunDetails(owner, host_link))
+            enrolled = await self._node.enroller.enrol(wanted, netns, self._nursery)
+            undo.pop_all()
+        self._node.hosts.write(self._node.registry.value)
+        return {
+            **self._views.workload(enrolled),
+            "netns_path": str(path),
+            "hosts_path": str(self._node.hosts.path(namespace)),
+        }
+
+    async def _withdraw(self, request: Mapping[str, Any]) -> object:
+        key = self._node.registry.value.find(_text(request, "name")).key
+        await self._node.enroller.withdraw(key)
+        return {"withdrawn": str(key)}
+
+    async def _down(self, request: Mapping[str, Any]) -> object:
+        del request
+        withdrawn = []
+        for enrolled in self._node.enroller.enrolled:
+            if enrolled.state.run is not None:
+                await _end_process(enrolled.state.run.owner)
+            if self._node.enroller.get(enrolled.workload.key) is enrolled:
+                await self._node.enroller.withdraw(enrolled.workload.key)
+            withdrawn.append(str(enrolled.workload.key))
+        self._node.stop()
+        return {"withdrawn": withdrawn}
+
+    def _names(self, request: Mapping[str, Any]) -> tuple[str, str]:
+        namespace = _text(request, "namespace") if request.get("namespace") else DEFAULT_NAMESPACE
+        return namespace, _text(request, "service_account")
+
+    def _free_name(self, namespace: str, account: str) -> str:
+        """The service account's name, with a number when somebody has it already."""
+        base = account.replace(".", "-")[:60]
+        taken = {w.name for w in self._node.registry.value.workloads if w.namespace == namespace}
+        number, name = 1, base
+        while name in taken:
+            number += 1
+            name = f"{base}-{number}"
+        return name
+
+    def _taken_addresses(self) -> set[IPAddress]:
+        return {address for workload in self._node.registry.value.workloads for address in workload.addresses}
+
+
+async def _end_process(process: Process) -> None:
+    """Ask a process to end, and make it after a while; one that has ended is no error."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not process.is_alive():
+            return
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            return
+        with trio.move_on_after(STOP_OWNER_SECONDS):
+            while process.is_alive():  # noqa: ASYNC110 - a process that is not our child has no event
+                await trio.sleep(0.02)
+
+
+def _text(request: Mapping[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{key} is missing in the request")
+    return value
+
+
+def _integer(request: Mapping[str, Any], key: str) -> int:
+    value = request.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise UsageError(f"{key} must be a positive number, not {str(value)[:32]!r}")
+    return value

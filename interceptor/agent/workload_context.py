@@ -1,0 +1,82 @@
+"""Give one workload's proxy what it needs, and no more: snapshots, limits, and sockets in its namespace."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from interceptor.errors import InvalidInput, KernelError
+from interceptor.kernel import sockets
+from interceptor.proxy.connections import HandshakeLimit, LiveConnections
+from interceptor.proxy.context import Limits, WorkloadContext
+from interceptor.proxy.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from interceptor.agent.records import Records
+    from interceptor.config import Config
+    from interceptor.enrolment.registry import Registry
+    from interceptor.kernel.capture import Capture
+    from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.policy.policy_set import PolicySet
+    from interceptor.proxy.tls import TlsContexts
+    from interceptor.workload import Endpoint, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all workloads of a node have in common."""
+
+    config: Config
+    capture: Capture
+    records: Records
+    policy: Snapshot[PolicySet]
+    registry: Snapshot[Registry]
+    now: Callable[[], datetime]
+
+
+def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared) -> WorkloadContext:
+    """Everything that the connections of one workload need."""
+
+    def open_socket(family: int) -> socket.socket:
+        sock = netns.open_socket(family, socket.SOCK_STREAM)
+        shared.capture.exempt(sock)
+        return sock
+
+    def open_transparent_socket(family: int) -> socket.socket:
+        sock = open_socket(family)
+        sockets.make_transparent(sock)
+        return sock
+
+    limits = shared.config.limits
+    tls: Snapshot[TlsContexts | None] = Snapshot(None)
+    return WorkloadContext(
+        workload=workload,
+        policy=shared.policy,
+        registry=shared.registry,
+        tls=tls,
+        live=LiveConnections(workload.key, limits.connections_per_workload, shared.records),
+        handshakes=HandshakeLimit(limits.pending_handshakes),
+        recorder=shared.records,
+        limits=Limits(
+            unknown_destination_wait=limits.unknown_destination_wait.total_seconds(),
+            handshake_timeout=limits.handshake_timeout.total_seconds(),
+            connect_timeout=limits.connect_timeout.total_seconds(),
+            connections_per_workload=limits.connections_per_workload,
+            pending_handshakes=limits.pending_handshakes,
+        ),
+        open_socket=open_socket,
+        open_transparent_socket=open_transparent_socket,
+        original_destination=_original_destination,
+        now=shared.now,
+    )
+
+
+def _original_destination(sock: socket.socket) -> Endpoint | None:
+    try:
+        return sockets.original_destination(sock)
+    except (InvalidInput, KernelError):
+        return None  # port 0, for one: nobody can be meant
