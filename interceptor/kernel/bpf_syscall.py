@@ -171,9 +171,7 @@ def program_name(program_id: int) -> str:
     fd = _bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
     try:
         information = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
-        _bpf(
-            _OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, _PROGRAM_INFO_BYTES, ctypes.addressof(information))
-        )
+        _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, _PROGRAM_INFO_BYTES, ctypes.addressof(information)))
     finally:
         os.close(fd)
     return information.raw[_PROGRAM_NAME].rstrip(b"\0").decode(errors="replace")

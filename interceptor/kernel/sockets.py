@@ -18,13 +18,6 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 _SO_ORIGINAL_DST = 80  # the same number for IPv4 and, as IP6T_SO_ORIGINAL_DST, for IPv6
 _SOCKADDR_IN, _SOCKADDR_IN6 = struct.Struct("=2x2s4s8x"), struct.Struct("=2x2s4x16s4x")
 
-# ztunnel's values: a peer that is gone is noticed within half an hour, and an idle connection costs one packet in
-# three minutes. TCP_USER_TIMEOUT is their sum, because it takes precedence over the count of probes (tcp(7)).
-KEEPALIVE_IDLE_SECONDS = 180
-KEEPALIVE_INTERVAL_SECONDS = 180
-KEEPALIVE_PROBES = 9
-USER_TIMEOUT_MILLISECONDS = 1000 * (KEEPALIVE_IDLE_SECONDS + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_SECONDS)
-
 # No hook answered, or netfilter's connection tracking did and knows of no redirection.
 _NO_ORIGINAL_DESTINATION = frozenset({errno.ENOENT, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTCONN})
 
@@ -80,27 +73,3 @@ def _ask(sock: socket.socket, level: int, layout: struct.Struct) -> Endpoint | N
     if number == 0:
         return None  # an application may ask for port 0, but no connection can go there
     return Endpoint(IPv4Address(packed) if layout is _SOCKADDR_IN else IPv6Address(packed), number)
-
-
-def abort(sock: socket.socket) -> None:
-    """Close a TCP socket so that its peer sees a reset; data not yet sent are lost. May be called again."""
-    if sock.fileno() < 0:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
-    sock.close()
-
-
-def tune(sock: socket.socket) -> None:
-    """Set what every relayed TCP connection wants: no delay, and an end when its peer has gone silently."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """Pid, uid and gid of the process at the other end of a Unix stream socket, as the kernel noted them (unix(7))."""
-    pid, uid, gid = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return pid, uid, gid

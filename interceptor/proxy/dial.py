@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 KEEPALIVE_IDLE_SECONDS = KEEPALIVE_INTERVAL_SECONDS = 180  # as ztunnel
 KEEPALIVE_PROBES = 9
-# A peer that takes nothing for this long, with data or probes under way, is gone (RFC 5482).
-USER_TIMEOUT_MILLISECONDS = 120_000
 
 
 def family_of(address: IPAddress) -> int:
@@ -49,13 +47,16 @@ def local_endpoint(sock: socket.socket) -> Endpoint:
 
 
 def tune(sock: socket.socket) -> None:
-    """No delay for small messages; dead peers are noticed."""
+    """No delay for small messages, and idle connections notice a dead peer.
+
+    No TCP_USER_TIMEOUT: it also ends connections whose receiver is merely slow
+    (a closed window counts), which TCP by itself would not.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
 
 
 async def connect(sock: socket.socket, endpoint: Endpoint, seconds: float) -> None:

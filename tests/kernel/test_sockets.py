@@ -30,14 +30,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
         yield client, accepted
 
 
-def test_abort_resets_the_connection_and_may_be_repeated(pair: tuple[socket.socket, socket.socket]) -> None:
-    client, accepted = pair
-    sockets.abort(accepted)
-    sockets.abort(accepted)
-    with pytest.raises(ConnectionResetError):
-        client.recv(1)
-
-
 def test_original_destination_of_a_connection_that_was_not_captured_is_none(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
@@ -49,21 +41,6 @@ def test_original_destination_of_something_else_than_a_socket_of_ours_is_an_erro
         sock.close()
         with pytest.raises(KernelError, match="cannot ask for the original destination: Bad file"):
             sockets.original_destination(sock)
-
-
-def test_tune_notices_a_silent_peer_in_half_an_hour(pair: tuple[socket.socket, socket.socket]) -> None:
-    sock = pair[0]
-    sockets.tune(sock)
-    options = (socket.TCP_NODELAY, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-    assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [1, 180, 180, 9]
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30 * 60 * 1000
-
-
-def test_peer_credentials_are_the_kernels() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        assert sockets.peer_credentials(ours) == (os.getpid(), os.getuid(), os.getgid())
 
 
 @pytest.mark.netns
