@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 10.0
 _STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log", "lock")
-_AUTHORITY_FILES = ("root.key", "root.pem", "intermediate.key", "intermediate.pem")
+_AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
 def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], None]) -> None:
@@ -103,7 +103,7 @@ def _remove_leftover_namespaces(config: Config) -> None:
 
 
 def _remove_tree(directory: Path) -> None:
-    """Remove the run-time directory, which holds nothing but what we made."""
+    """Remove a directory that holds nothing but what we made; none there is no error."""
     if not directory.is_dir():
         return
     for path in directory.iterdir():
@@ -119,16 +119,15 @@ def _remove_state(config: Config) -> None:
     state_dir = config.paths.state_dir
     for path in (config.records.path, config.records.path.with_name(config.records.path.name + ".1")):
         path.unlink(missing_ok=True)
-    for name in _AUTHORITY_FILES:
-        (state_dir / "authority" / name).unlink(missing_ok=True)
+    for name in _AUTHORITY_DIRECTORIES:
+        _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
-    for directory in (state_dir / "authority", state_dir):
-        try:
-            directory.rmdir()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InterceptorError(
-                f"{directory} is left: it holds files that are not ours ({error.strerror})"
-            ) from error
+    try:
+        state_dir.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InterceptorError(
+            f"{state_dir} is left: it holds files that are not ours ({error.strerror})"
+        ) from error
