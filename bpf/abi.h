@@ -45,7 +45,8 @@
 #define COUNTER_STEERED_PLAINTEXT 5
 #define COUNTER_STEERED_TUNNEL 6
 #define COUNTER_REFUSED_NO_LISTENER 7
-#define COUNTER_COUNT 8
+#define COUNTER_REFUSED_LINK 8
+#define COUNTER_COUNT 9
 
 /* Key of `captured_prefixes` (LPM trie): where captured connections go. */
 struct prefix {

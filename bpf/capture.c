@@ -113,13 +113,17 @@ static __always_inline int keep_destination(struct bpf_sock_addr *ctx,
 }
 
 /* An application may have bound its socket to a link ("curl --interface eth0"),
- * by which the proxy's loopback listener cannot be reached. */
-static __always_inline void unbind_device(struct bpf_sock_addr *ctx)
+ * by which the proxy's loopback listener cannot be reached: the SYN would leave
+ * by that link.  The kernel unbinds for programs with CAP_NET_RAW only. */
+static __always_inline int unbind_link(struct bpf_sock_addr *ctx)
 {
 	char none[1] = "";
 
-	if (ctx->sk->bound_dev_if)
-		bpf_setsockopt(ctx, LEVEL_SOCKET, OPTION_BIND_TO_DEVICE, none, sizeof(none));
+	if (!ctx->sk->bound_dev_if ||
+	    !bpf_setsockopt(ctx, LEVEL_SOCKET, OPTION_BIND_TO_DEVICE, none, sizeof(none)))
+		return PROCEED;
+	count(COUNTER_REFUSED_LINK);
+	return REFUSE;
 }
 
 static __always_inline void bind_ipv4_source(struct bpf_sock_addr *ctx, struct workload_entry *workload)
@@ -146,9 +150,8 @@ int connect_ipv4(struct bpf_sock_addr *ctx)
 		connected_to.sk_storage_delete(ctx->sk);
 		return PROCEED;
 	}
-	if (!keep_destination(ctx, &destination))
+	if (!keep_destination(ctx, &destination) || !unbind_link(ctx))
 		return REFUSE;
-	unbind_device(ctx);
 	bind_ipv4_source(ctx, workload);
 	ctx->user_ip4 = IPV4_LOOPBACK;
 	ctx->user_port = bpf_htons(OUTBOUND_PORT);
@@ -170,9 +173,8 @@ int connect_ipv6(struct bpf_sock_addr *ctx)
 		connected_to.sk_storage_delete(ctx->sk);
 		return PROCEED;
 	}
-	if (!keep_destination(ctx, &destination))
+	if (!keep_destination(ctx, &destination) || !unbind_link(ctx))
 		return REFUSE;
-	unbind_device(ctx);
 	if (is_ipv4_mapped(destination.address)) {
 		__builtin_memcpy(&source.sin6_addr, workload->ipv4_source, 16);
 		ctx->user_ip6[2] = IPV4_MAPPED_MARK;

@@ -93,7 +93,7 @@ class Credentials:
                 self._status[workload.key] = CredentialStatus(
                     workload.identity, svid, due, status.renewals + 1, None
                 )
-                await self._sleep_until(due)
+                await self._sleep_until(due, svid.not_before)
         finally:
             del self._status[workload.key]
 
@@ -122,6 +122,7 @@ class Credentials:
         chain = await self._signer.sign(request, spiffe_id, self._lifetime)
         return X509Svid(spiffe_id, chain, key, issued_at)
 
-    async def _sleep_until(self, due: datetime) -> None:
-        while (remaining := (due - self._now()).total_seconds()) > 0:  # noqa: ASYNC110 - a clock has no event
-            await trio.sleep(min(remaining, CLOCK_CHECK_SECONDS))
+    async def _sleep_until(self, due: datetime, not_before: datetime) -> None:
+        """Until it is time to renew, which it also is when the clock was set back to before the certificate."""
+        while not_before <= (now := self._now()) < due:  # noqa: ASYNC110 - a clock has no event
+            await trio.sleep(min((due - now).total_seconds(), CLOCK_CHECK_SECONDS))

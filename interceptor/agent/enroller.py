@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.listeners import open_listeners, steering_slots
+from interceptor.agent.reference import end_processes
 from interceptor.agent.state import EnrolledState
 from interceptor.agent.workload_context import workload_context
 from interceptor.errors import EnrolmentError, InterceptorError
@@ -25,7 +26,8 @@ from interceptor.identity.spiffe_id import SpiffeId, validate_name
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT
-from interceptor.kernel.return_path import install_return_path, remove_return_path
+from interceptor.kernel.address_events import drain, open_address_events
+from interceptor.kernel.return_path import current_sysctls, install_return_path, remove_return_path
 from interceptor.kernel.socket_diag import destroy_established
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
@@ -34,6 +36,8 @@ from interceptor.proxy.workload_proxy import WorkloadProxy
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from interceptor.agent.reference import NamespaceReference
     from interceptor.agent.state import RunDetails, StateFile
     from interceptor.agent.workload_context import Shared
@@ -46,6 +50,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_CERTIFICATE_SECONDS = 10.0
+# What a program wrote before it ended may still be on its way to a slow reader.
+DRAIN_SECONDS = 45.0
+STALLED_SECONDS = 5.0
+DRAIN_POLL_SECONDS = 0.02
 
 
 @dataclass(slots=True)
@@ -57,7 +65,7 @@ class Enrolled:
     netns: NetworkNamespace
     cookie: int
     proxy: WorkloadProxy
-    credentials_scope: trio.CancelScope
+    scope: trio.CancelScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,8 @@ class Enroller:
         self._bundles = bundles
         self._enrolled: dict[WorkloadKey, Enrolled] = {}
         self._cut_off: dict[WorkloadKey, CutOff] = {}
+        # Written down, and not in either of the above yet: being enrolled, or waiting to be taken over.
+        self._pending: dict[WorkloadKey, EnrolledState] = {}
         self.lock = trio.Lock()
 
     @property
@@ -117,12 +127,12 @@ class Enroller:
             with ExitStack() as undo:
                 undo.callback(netns.close)
                 enrolled = self._prepare(request, netns, undo)
+                del self._pending[enrolled.workload.key]
                 # Before the proxy has connections of its own in there, which would be among them.
                 if self._policy.value.mode is MtlsMode.STRICT:
                     cut = destroy_established(netns, self._captured_networks())
                     if cut:
                         log.info("%s: %d connections from before its enrolment were reset", request.name, cut)
-                self._save()
                 undo.pop_all()
             self._admit(enrolled, nursery)
             if not await self._has_certificate(enrolled):
@@ -135,36 +145,66 @@ class Enroller:
             log.info("enrolled %s as %s", enrolled.workload.key, enrolled.workload.identity)
             return enrolled
 
+    async def take_over(self, states: Iterable[EnrolledState], nursery: trio.Nursery) -> None:
+        """Restore everything that the last agent had enrolled."""
+        self._pending = {state.key: state for state in states}
+        for state in tuple(self._pending.values()):
+            await self.restore(state, nursery)
+
     async def restore(self, state: EnrolledState, nursery: trio.Nursery) -> None:
         """Take over a workload that the last agent had enrolled, or forget it when its network namespace is gone.
 
         One that cannot be taken over stays captured, and so is refused everything.
         """
         async with self.lock:
-            before = self._cut_off.pop(state.key, None)
-            netns = state.reference.reopen()
-            if netns is None:
-                log.info("%s ended while no agent was there", state.key)
-                remove_run(state)
-                self._save()
-                return
-            request = Request(
-                state.key.namespace, state.key.name, state.service_account, state.reference, state.run
-            )
+            before = self._cut_off.get(state.key)
             try:
-                with ExitStack() as undo:
-                    undo.callback(netns.close)
-                    cookie = netns.cookie()
-                    undo.callback(self._capture.hold, cookie)
-                    enrolled = self._prepare(request, netns, undo, previous=state)
-                    undo.pop_all()
-            except InterceptorError as error:
+                enrolled = self._reopen(state)
+            except (InterceptorError, OSError) as error:
                 if before is None or before.error != str(error):
                     log.error("cannot take over %s, it stays cut off: %s", state.key, error)  # noqa: TRY400
                 self._cut_off[state.key] = CutOff(state, str(error))
-                return
-            self._admit(enrolled, nursery)
-        log.info("took over %s", enrolled.workload.key)
+            else:
+                self._cut_off.pop(state.key, None)
+                if enrolled is not None:
+                    self._admit(enrolled, nursery)
+                    log.info("took over %s", state.key)
+            self._pending.pop(state.key, None)
+
+    def _reopen(self, state: EnrolledState) -> Enrolled | None:
+        """Capture and listen again; None, and nothing is left of it, when its network namespace is gone."""
+        netns = state.reference.reopen()
+        if netns is None or (state.run is not None and not state.run.owner.is_alive()):
+            log.info("%s ended while no agent was there", state.key)
+            if netns is not None:
+                netns.close()
+            self._capture.withdraw(state.reference.cookie)
+            remove_run(state)
+            self._cut_off.pop(state.key, None)
+            self._forget(state.key)
+            return None
+        request = Request(
+            state.key.namespace, state.key.name, state.service_account, state.reference, state.run
+        )
+        with ExitStack() as undo:
+            undo.callback(netns.close)
+            undo.callback(self._capture.hold, state.reference.cookie)
+            enrolled = self._prepare(request, netns, undo, previous=state)
+            undo.pop_all()
+        return enrolled
+
+    async def drain(self, key: WorkloadKey) -> None:
+        """Let a workload that has ended deliver its last bytes: wait for its connections, while they make progress."""
+        enrolled = self._enrolled.get(key)
+        if enrolled is None:
+            return
+        live = enrolled.proxy.context.live
+        carried, moved_at = live.bytes_carried, trio.current_time()
+        with trio.move_on_after(DRAIN_SECONDS):
+            while len(live) and trio.current_time() - moved_at < STALLED_SECONDS:
+                await trio.sleep(DRAIN_POLL_SECONDS)
+                if live.bytes_carried != carried:
+                    carried, moved_at = live.bytes_carried, trio.current_time()
 
     async def withdraw(self, key: WorkloadKey) -> None:
         """Take a workload out: its connections are reset, its network namespace is as it was before."""
@@ -178,11 +218,20 @@ class Enroller:
             self._withdraw(enrolled)
             log.info("withdrew %s", key)
 
-    async def refresh_addresses(self, enrolled: Enrolled) -> None:
-        """Follow a workload whose addresses changed since it was enrolled."""
+    async def _follow_addresses(self, enrolled: Enrolled) -> None:
+        with open_address_events(enrolled.netns) as events:
+            while True:
+                await trio.lowlevel.wait_readable(events)
+                drain(events)
+                try:
+                    await self._refresh_addresses(enrolled)
+                except (InterceptorError, OSError) as error:
+                    log.warning("%s keeps the addresses that it had: %s", enrolled.workload.key, error)
+
+    async def _refresh_addresses(self, enrolled: Enrolled) -> None:
         async with self.lock:
-            addresses = _addresses(enrolled.netns)
             workload = enrolled.workload
+            addresses = tuple(a for a in _addresses(enrolled.netns) if self._may_have(enrolled, a))
             if self._enrolled.get(workload.key) is not enrolled or addresses == workload.addresses:
                 return
             changed = Workload(workload.key, workload.identity, addresses, workload.node)
@@ -192,6 +241,19 @@ class Enroller:
             self._capture.set_prefixes(self._captured_networks())
             self._registry.replace(registry)
             log.info("%s has the addresses %s now", workload.key, ", ".join(map(str, addresses)))
+
+    def _may_have(self, enrolled: Enrolled, address: IPAddress) -> bool:
+        """Whether a workload may have an address that it was not enrolled with.
+
+        Whoever may administer its namespace can add any: then what others send there
+        would come to it.  Those of `interceptor run` keep what they were given, others
+        may take free addresses of the mesh, and never the bridge's own.
+        """
+        if address in enrolled.workload.addresses or address.is_link_local:
+            return True
+        bridge = self._config.bridge
+        within = any(address in cidr for cidr in self._config.mesh_cidrs)
+        return enrolled.state.run is None and within and address not in (bridge.ipv4.ip, bridge.ipv6.ip)
 
     def _prepare(
         self,
@@ -207,21 +269,13 @@ class Enroller:
             key.namespace,
             validate_name("service account", request.service_account),
         )
-        self._require_new(netns)
+        self._require_new(key, netns, previous=previous)
         workload = Workload(key, identity, _addresses(netns), self._config.node)
         self._registry.value.with_workload(workload)  # name and addresses are free
-        sysctls = install_return_path(netns)
-        if previous is None:
-            undo.callback(remove_return_path, netns, sysctls)
+        state = previous or self._write_down(key, request, netns, undo)
+        install_return_path(netns)
         listeners = open_listeners(netns, undo)
         cookie = netns.cookie()
-        state = EnrolledState(
-            key,
-            request.service_account,
-            request.reference,
-            sysctls if previous is None else previous.previous_sysctls,
-            request.run,
-        )
         proxy = WorkloadProxy(
             workload_context(workload, netns, self._shared),
             outbound_listeners=listeners[OUTBOUND_PORT],
@@ -238,10 +292,26 @@ class Enroller:
         self._capture.enrol(netns, cookie, workload.addresses, steering_slots(listeners))
         return enrolled
 
+    def _write_down(
+        self, key: WorkloadKey, request: Request, netns: NetworkNamespace, undo: ExitStack
+    ) -> EnrolledState:
+        """Note in the state file what is about to be changed, so that it is undone also if we die on the way."""
+        sysctls = current_sysctls(netns)
+        state = EnrolledState(key, request.service_account, request.reference, sysctls, request.run)
+        self._pending[key] = state
+        undo.callback(self._forget, key)
+        self._save()
+        undo.callback(remove_return_path, netns, sysctls)
+        return state
+
+    def _forget(self, key: WorkloadKey) -> None:
+        self._pending.pop(key, None)
+        self._save()
+
     def _admit(self, enrolled: Enrolled, nursery: trio.Nursery) -> None:
         """Start serving it, and let the others know of it."""
         nursery.start_soon(enrolled.proxy.run)
-        nursery.start_soon(self._keep_credentials, enrolled)
+        nursery.start_soon(self._attend, enrolled)
         self._registry.replace(self._registry.value.with_workload(enrolled.workload))
         self._records.metrics.set_workloads(len(self._enrolled))
 
@@ -249,19 +319,19 @@ class Enroller:
         key = enrolled.workload.key
         self._registry.replace(self._registry.value.without(key))
         enrolled.proxy.stop(Reason.WITHDRAWN)
-        enrolled.credentials_scope.cancel()
+        enrolled.scope.cancel()
         del self._enrolled[key]
         self._records.metrics.forget(key)
         self._records.metrics.set_workloads(len(self._enrolled))
-        # Capture last of all that matters: until then nothing passes in plaintext.
-        self._capture.withdraw(enrolled.cookie)
-        self._capture.set_prefixes(self._captured_networks())
-        self._save()
-        try:
-            remove_return_path(enrolled.netns, enrolled.state.previous_sysctls)
-        finally:
-            enrolled.netns.close()
-            remove_run(enrolled.state)
+        # Each of these whatever becomes of the others.  Capture last of all that matters: until then nothing passes in
+        # plaintext.  The state file last of all: until then, whoever comes after us knows what is left to be undone.
+        with ExitStack() as steps:
+            steps.callback(self._save)
+            steps.callback(remove_run, enrolled.state)
+            steps.callback(enrolled.netns.close)
+            steps.callback(remove_return_path, enrolled.netns, enrolled.state.previous_sysctls)
+            steps.callback(lambda: self._capture.set_prefixes(self._captured_networks()))
+            steps.callback(self._capture.withdraw, enrolled.cookie)
 
     def _release(self, state: EnrolledState) -> None:
         """Let go of a workload that nobody serves."""
@@ -273,12 +343,18 @@ class Enroller:
         self._save()
         remove_run(state)
 
+    async def _attend(self, enrolled: Enrolled) -> None:
+        """What an enrolled workload needs all the time, until it is withdrawn."""
+        with enrolled.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_credentials, enrolled)
+                nursery.start_soon(self._follow_addresses, enrolled)
+
     async def _keep_credentials(self, enrolled: Enrolled) -> None:
         def publish(svid: X509Svid) -> None:
             enrolled.proxy.context.tls.replace(tls_contexts(svid, self._bundles))
 
-        with enrolled.credentials_scope:
-            await self._credentials.keep_fresh(enrolled.workload, publish)
+        await self._credentials.keep_fresh(enrolled.workload, publish)
 
     async def _has_certificate(self, enrolled: Enrolled) -> bool:
         with trio.move_on_after(FIRST_CERTIFICATE_SECONDS):
@@ -286,7 +362,9 @@ class Enroller:
                 await enrolled.proxy.context.tls.wait_changed()
         return enrolled.proxy.context.tls.value is not None
 
-    def _require_new(self, netns: NetworkNamespace) -> None:
+    def _require_new(
+        self, key: WorkloadKey, netns: NetworkNamespace, *, previous: EnrolledState | None
+    ) -> None:
         with kernel_netns.current() as ours:
             if netns.is_same_as(ours):
                 raise EnrolmentError(
@@ -297,6 +375,13 @@ class Enroller:
             if netns.is_same_as(enrolled.netns):
                 raise EnrolmentError(
                     f"{netns.description} is enrolled already, as {enrolled.workload.key}: withdraw that first"
+                )
+        for cut_off in self._cut_off.values():
+            state = cut_off.state
+            if previous is None and (state.key == key or state.reference.inode == netns.inode):
+                raise EnrolmentError(
+                    f"workload {key} cannot be enrolled in {netns.description}: {state.key}, which could not be taken "
+                    "over from the last agent, has its name or its namespace: withdraw that first"
                 )
 
     def _captured_networks(self, *, without: WorkloadKey | None = None) -> frozenset[IPNetwork]:
@@ -310,16 +395,24 @@ class Enroller:
         return frozenset({*self._config.mesh_cidrs, *own})
 
     def _save(self) -> None:
-        states = [enrolled.state for enrolled in self._enrolled.values()]
-        self._state_file.save([*states, *(cut_off.state for cut_off in self._cut_off.values())])
+        states = {
+            **self._pending,
+            **{key: cut_off.state for key, cut_off in self._cut_off.items()},
+            **{key: enrolled.state for key, enrolled in self._enrolled.items()},
+        }
+        self._state_file.save(states.values())
 
 
 def remove_run(state: EnrolledState) -> None:
-    """Remove the link and the network namespace that `interceptor run` made for a workload."""
-    if state.run is not None:
-        netlink.remove_link(state.run.host_link)
-        assert state.reference.path is not None
-        kernel_netns.remove_named(Path(state.reference.path))
+    """Remove the link and the network namespace that `interceptor run` made for a workload, and what is left inside."""
+    if state.run is None:
+        return
+    if not state.run.owner.is_alive() and (netns := state.reference.reopen()) is not None:
+        with netns:
+            end_processes(netns)
+    netlink.remove_link(state.run.host_link)
+    assert state.reference.path is not None
+    kernel_netns.remove_named(Path(state.reference.path))
 
 
 def _addresses(netns: NetworkNamespace) -> tuple[IPAddress, ...]:

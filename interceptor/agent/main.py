@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 BPFFS = Path("/sys/fs/bpf")
 MOUNTED_BY_US = "bpffs-mounted"
+_PR_SET_DUMPABLE = 4
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -45,17 +47,21 @@ def run_agent(config: Config, progress: Callable[[str], None]) -> None:
     if os.geteuid() != 0:
         raise KernelError("the agent needs root, to load BPF programs and enter network namespaces: use sudo")
     _raise_descriptor_limit()
+    _forbid_core_dumps()
     with ExitStack() as started:
         paths = config.paths
         private_directory(paths.state_dir)
         private_directory(paths.run_dir)
-        started.callback(Lock(paths.state_dir).release)
+        # Each of them: two agents that share only one would undo each other's work.
+        for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
+            started.callback(Lock(directory, setting).release)
         progress("opening the certificate authority")
         authority = load_or_create(paths.state_dir / AUTHORITY_DIRECTORY, config.trust_domain, wall_clock())
         restored = StateFile(paths.run_dir).load()
         _require_state(config, len(restored))
         cgroup = paths.cgroup or find_cgroup2()
         _require_bpffs(config)
+        started.callback(_lock_pins(paths.bpf_dir).release)
         progress("compiling and loading the BPF programs")
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
         programs = load_programs(headers.path)
@@ -89,6 +95,14 @@ def _require_bpffs(config: Config) -> None:
     (config.paths.run_dir / MOUNTED_BY_US).touch(mode=0o600)
 
 
+def _lock_pins(bpf_dir: Path) -> Lock:
+    try:
+        bpf_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise KernelError(f"cannot make the directory {bpf_dir}: {error.strerror}") from error
+    return Lock(bpf_dir, "paths.bpf")
+
+
 def _configured_headers(config: Config) -> Path | None:
     if config.paths.kernel_headers is not None:
         return config.paths.kernel_headers
@@ -101,6 +115,13 @@ def _raise_descriptor_limit() -> None:
     # would need CAP_SYS_RESOURCE, which containers often lack.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _forbid_core_dumps() -> None:
+    # A core file would put the workloads' private keys on the disk.  This holds for one that is piped to a program,
+    # too, where RLIMIT_CORE does not.
+    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise KernelError("cannot switch core dumps off (prctl PR_SET_DUMPABLE)")
 
 
 def _single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

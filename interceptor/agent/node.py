@@ -10,7 +10,7 @@ import trio
 
 from interceptor.admin import AdminServer, open_listener
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.enroller import Enroller
+from interceptor.agent.enroller import CutOff, Enroller
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
@@ -29,13 +29,13 @@ from interceptor.proxy.snapshot import Snapshot
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from interceptor.agent.enroller import Enrolled
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
     from interceptor.identity.authority import Authority
     from interceptor.identity.svid import X509Svid
-    from interceptor.kernel import netns as kernel_netns
     from interceptor.kernel.bpf_program import Programs
-    from interceptor.workload import Workload
+    from interceptor.workload import Workload, WorkloadKey
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Node:
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
         self._restored = restored
-        self._ready = False
+        self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
         self._stop = trio.Event()
 
     # Told by the credentials.
@@ -100,7 +100,7 @@ class Node:
             await self._take_over(nursery)
             nursery.start_soon(self._reconcile_for_ever, nursery)
             nursery.start_soon(self._write_hosts_for_ever)
-            self._ready = True
+            self.ready.set()
             log.info(
                 "ready: node %s, trust domain %s, mode %s",
                 self.config.node,
@@ -116,7 +116,7 @@ class Node:
 
     def missing(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""
-        missing = [] if self._ready else ["taking over the workloads of the last agent"]
+        missing = [] if self.ready.is_set() else ["taking over the workloads of the last agent"]
         missing += [
             f"no certificate for {enrolled.workload.key}"
             for enrolled in self.enroller.enrolled
@@ -135,12 +135,11 @@ class Node:
         return listeners[0]
 
     async def _take_over(self, nursery: trio.Nursery) -> None:
-        for state in self._restored:
-            await self.enroller.restore(state, nursery)
+        await self.enroller.take_over(self._restored, nursery)
         # Only now: the programs of the last agent were in force until here.
         self.capture.activate(self._cgroup)
-        if not self.enroller.cut_off:
-            self.capture.forget_others(enrolled.cookie for enrolled in self.enroller.enrolled)
+        everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
+        self.capture.forget_others(found.state.reference.cookie for found in everything)
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -149,26 +148,38 @@ class Node:
                 self.stop()
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
+        complaints: dict[WorkloadKey, str] = {}
         while True:
             await trio.sleep(RECONCILE_SECONDS)
-            for enrolled in self.enroller.enrolled:
+            before, complaints = complaints, {}
+            everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
+            for found in everything:
                 try:
-                    if self._has_ended(enrolled.state, enrolled.netns):
-                        log.info("%s has ended", enrolled.workload.key)
-                        await self.enroller.withdraw(enrolled.workload.key)
-                    else:
-                        await self.enroller.refresh_addresses(enrolled)
-                except InterceptorError as error:
-                    log.warning("%s: %s", enrolled.workload.key, error)
+                    await self._reconcile(found, nursery)
+                except (InterceptorError, OSError) as error:
+                    # Nothing that a workload does to its namespace may end the agent, nor fill its log.
+                    key = found.state.key
+                    complaints[key] = str(error)
+                    if before.get(key) != str(error):
+                        log.warning("%s: %s", key, error)
                 await trio.lowlevel.checkpoint()
-            for cut_off in self.enroller.cut_off:
-                await self.enroller.restore(cut_off.state, nursery)
+
+    async def _reconcile(self, found: Enrolled | CutOff, nursery: trio.Nursery) -> None:
+        key = found.state.key
+        if self._has_ended(found):
+            log.info("%s has ended", key)
+            await self.enroller.drain(key)
+            await self.enroller.withdraw(key)
+        elif isinstance(found, CutOff):
+            await self.enroller.restore(found.state, nursery)
 
     @staticmethod
-    def _has_ended(state: EnrolledState, netns: kernel_netns.NetworkNamespace) -> bool:
-        if state.run is not None:
-            return not state.run.owner.is_alive()
-        return not state.reference.is_alive() and not netns.has_processes()
+    def _has_ended(found: Enrolled | CutOff) -> bool:
+        if found.state.run is not None:
+            return not found.state.run.owner.is_alive()
+        if isinstance(found, CutOff):
+            return False  # whether its namespace is there is seen when it is opened again
+        return not found.state.reference.is_alive() and not found.netns.has_processes()
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

@@ -79,6 +79,7 @@ class RecordFile:
         self._max_bytes = max_bytes
         self._queue: deque[ConnectionRecord] = deque()
         self._lost = 0
+        self._failing = False
 
     def append(self, record: ConnectionRecord) -> None:
         """Queue a finished record."""
@@ -98,22 +99,26 @@ class RecordFile:
             self._write("\n".join([*lines, ""]).encode())
         except OSError as error:
             self._lost += len(lines)
-            log.warning(
-                "%d connection records lost so far: cannot write %s (%s)",
-                self._lost,
-                self._path,
-                error.strerror,
-            )
+            if not self._failing:  # said once, the log may be on the same disk
+                log.warning("connection records are lost: cannot write %s (%s)", self._path, error.strerror)
+            self._failing = True
+        else:
+            if self._failing:
+                log.warning("%s is written again; connection records lost so far: %d", self._path, self._lost)
+            self._failing = False
 
     def _write(self, data: bytes) -> None:
+        if self._path.exists() and self._path.stat().st_size + len(data) > self._max_bytes:
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            if os.fstat(fd).st_size + len(data) > self._max_bytes:
-                self._path.replace(self._path.with_name(self._path.name + ".1"))
-                os.close(fd)
-                fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            before = os.fstat(fd).st_size
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+            except OSError:
+                os.ftruncate(fd, before)  # half a line would spoil the next one
+                raise
         finally:
             os.close(fd)

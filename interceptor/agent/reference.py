@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -23,8 +26,8 @@ def process_start(pid: int) -> int | None:
         fields = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         )
-    except OSError:
-        return None
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # any other error, of too many open files for one, is no sign that it ended
     return None if fields[0] in "ZX" else int(fields[19])
 
 
@@ -47,34 +50,59 @@ class Process:
         return process_start(self.pid) == self.start
 
 
+def end_processes(netns: NetworkNamespace) -> None:
+    """Kill what is left in a namespace that was made for one command, when that command has ended."""
+    for pid in netns.processes():
+        if pid != os.getpid():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 @dataclass(frozen=True, slots=True)
 class NamespaceReference:
-    """A network namespace by path or by process, and which namespace of the kernel that was."""
+    """A network namespace by path or by process, and which namespace of the kernel that was.
+
+    Device and inode are quick to compare, but the kernel gives an inode to the next namespace as soon as one is gone;
+    the cookie it gives only once.
+    """
 
     path: str | None
     process: Process | None
     device: int
     inode: int
+    cookie: int
+
+    @classmethod
+    def of(cls, netns: NetworkNamespace, *, path: str | None = None, process: Process | None = None) -> Self:
+        """The reference to a namespace that is open; either path or process leads to it."""
+        return cls(path, process, netns.device, netns.inode, netns.cookie())
 
     @classmethod
     def by_path(cls, name_or_path: str) -> tuple[Self, NetworkNamespace]:
         """Open a name or path; the caller closes the namespace."""
         netns = kernel_netns.open_path(name_or_path)
         path = name_or_path if "/" in name_or_path else str(kernel_netns.NAMED_NAMESPACES / name_or_path)
-        return cls(str(Path(path).absolute()), None, netns.device, netns.inode), netns
+        with ExitStack() as undo:
+            undo.callback(netns.close)
+            reference = cls.of(netns, path=str(Path(path).absolute()))
+            undo.pop_all()
+        return reference, netns
 
     @classmethod
     def by_pid(cls, pid: int) -> tuple[Self, NetworkNamespace]:
         """Open the namespace of a process; the caller closes it."""
         process = Process.find(pid)
         netns = kernel_netns.open_pid(pid)
-        if not process.is_alive():
-            netns.close()
-            raise EnrolmentError(f"process {pid} ended while its network namespace was opened")
-        return cls(None, process, netns.device, netns.inode), netns
+        with ExitStack() as undo:
+            undo.callback(netns.close)
+            reference = cls.of(netns, process=process)
+            if not process.is_alive():
+                raise EnrolmentError(f"process {pid} ended while its network namespace was opened")
+            undo.pop_all()
+        return reference, netns
 
     def is_alive(self) -> bool:
-        """Whether path or process still lead to this very namespace."""
+        """Whether path or process still lead to this very namespace, which somebody holds open."""
         if self.process is not None:
             path = f"/proc/{self.process.pid}/ns/net"
             if not self.process.is_alive():
@@ -82,23 +110,25 @@ class NamespaceReference:
         else:
             assert self.path is not None
             path = self.path
-        try:
-            found = Path(path).stat()
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+        return self._is_at(Path(path))
 
     def reopen(self) -> NetworkNamespace | None:
         """Open the same namespace again, through whoever is still in it; None when it is gone."""
         if self.is_alive():
             path = self.path or f"/proc/{self.process.pid}/ns/net"  # type: ignore[union-attr] # one of the two
-            return kernel_netns.open_path(path)
+            return self._verified(kernel_netns.open_path(path))
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and self._is_at(entry / "ns/net"):
                 try:
-                    return kernel_netns.open_pid(int(entry.name))
+                    return self._verified(kernel_netns.open_pid(int(entry.name)))
                 except EnrolmentError:
                     continue  # it ended just now
+        return None
+
+    def _verified(self, netns: NetworkNamespace) -> NetworkNamespace | None:
+        if netns.cookie() == self.cookie:
+            return netns
+        netns.close()  # another one, with the inode of ours
         return None
 
     def _is_at(self, path: Path) -> bool:
@@ -116,6 +146,7 @@ class NamespaceReference:
             "start": self.process.start if self.process else None,
             "device": self.device,
             "inode": self.inode,
+            "cookie": self.cookie,
         }
 
     @classmethod
@@ -125,4 +156,5 @@ class NamespaceReference:
         if (path is None) == (pid is None):
             raise StateError("a network namespace needs either a path or a pid")
         process = None if pid is None else Process(int(pid), int(data["start"]))
-        return cls(None if path is None else str(path), process, int(data["device"]), int(data["inode"]))
+        path = None if path is None else str(path)
+        return cls(path, process, int(data["device"]), int(data["inode"]), int(data["cookie"]))

@@ -15,6 +15,7 @@ from interceptor.agent.state import RunDetails
 from interceptor.agent.views import Views
 from interceptor.enrolment.address_pool import next_addresses
 from interceptor.errors import EnrolmentError, UsageError
+from interceptor.identity.spiffe_id import validate_name
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
 from interceptor.workload import WorkloadKey
@@ -57,6 +58,7 @@ class Requests:
 
     async def _enrol(self, request: Mapping[str, Any]) -> object:
         """Take an existing network namespace in."""
+        await self._node.ready.wait()
         async with self._choosing:
             return await self._enrol_chosen(request)
 
@@ -78,6 +80,7 @@ class Requests:
 
     async def _run(self, request: Mapping[str, Any]) -> object:
         """Make a network namespace on the bridge for a command that process `pid` is about to run."""
+        await self._node.ready.wait()
         async with self._choosing:
             return await self._run_chosen(request)
 
@@ -103,7 +106,7 @@ class Requests:
                 )
                 undo.callback(netlink.remove_link, host_link)
                 close.pop_all()
-            reference = NamespaceReference(str(path), None, netns.device, netns.inode)
+            reference = NamespaceReference.of(netns, path=str(path))
             wanted = Request(namespace, name, account, reference, RunDetails(owner, host_link))
             enrolled = await self._node.enroller.enrol(wanted, netns, self._nursery)
             undo.pop_all()
@@ -115,12 +118,24 @@ class Requests:
         }
 
     async def _withdraw(self, request: Mapping[str, Any]) -> object:
-        key = self._node.registry.value.find(_text(request, "name")).key
+        await self._node.ready.wait()
+        key = self._find(_text(request, "name"))
+        if request.get("drain") is True:
+            await self._node.enroller.drain(key)
         await self._node.enroller.withdraw(key)
         return {"withdrawn": str(key)}
 
+    def _find(self, name: str) -> WorkloadKey:
+        """A workload by its name, also one that is cut off and therefore not in the registry."""
+        for cut_off in self._node.enroller.cut_off:
+            key = cut_off.state.key
+            if name in (str(key), key.name) and self._node.enroller.get(key) is None:
+                return key
+        return self._node.registry.value.find(name).key
+
     async def _down(self, request: Mapping[str, Any]) -> object:
         del request
+        await self._node.ready.wait()
         withdrawn = []
         for enrolled in self._node.enroller.enrolled:
             if enrolled.state.run is not None:
@@ -129,11 +144,11 @@ class Requests:
                 await self._node.enroller.withdraw(enrolled.workload.key)
             withdrawn.append(str(enrolled.workload.key))
         self._node.stop()
-        return {"withdrawn": withdrawn}
+        return {"withdrawn": withdrawn, "pid": os.getpid()}
 
     def _names(self, request: Mapping[str, Any]) -> tuple[str, str]:
         namespace = _text(request, "namespace") if request.get("namespace") else DEFAULT_NAMESPACE
-        return namespace, _text(request, "service_account")
+        return namespace, validate_name("service account", _text(request, "service_account"))
 
     def _free_name(self, namespace: str, account: str) -> str:
         """The service account's name, with a number when somebody has it already."""

@@ -152,25 +152,45 @@ def private_directory(path: Path) -> None:
         )
     if status.st_mode & 0o077:
         raise StateError(
-            f"the directory {path} has mode {status.st_mode & 0o7777:04o}, others can look into it: chmod 0700 {path}"
+            f"the directory {path} has mode {status.st_mode & 0o7777:04o}, others can look into it: chmod 0700 it if it "
+            "is interceptor's own, or choose another path in the configuration"
         )
 
 
 class Lock:
-    """At most one agent uses a state directory; the kernel lets go of it when the agent dies."""
+    """At most one agent uses a directory; the kernel lets go of it when the agent dies."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self.path = state_dir / "lock"
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, directory: Path, setting: str) -> None:
+        """Lock a directory that exists; StateError when another agent has it, which should change `setting`."""
+        try:
+            self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateError(f"cannot use the directory {directory}: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            holder = _lock_holder(self._fd)
             os.close(self._fd)
             raise StateError(
-                f"another agent uses the state directory {state_dir}: stop it with 'interceptor down', "
-                "or give this one another paths.state"
+                f"another agent{holder} uses the directory {directory}: stop it with 'interceptor down' or by its "
+                f"pid, or give this one another {setting}"
             ) from error
 
     def release(self) -> None:
         """Let the next one have it."""
         os.close(self._fd)
+
+
+def _lock_holder(fd: int) -> str:
+    """Who holds the lock on a file, for a message: " (pid 123)", or nothing if that cannot be seen (proc(5))."""
+    inode = os.fstat(fd).st_ino
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return ""
+    pids = [
+        fields[-4]
+        for fields in map(str.split, lines)
+        if fields[-3].endswith(f":{inode}") and fields[1] == "FLOCK"
+    ]
+    return f" (pid {pids[0]})" if pids else ""

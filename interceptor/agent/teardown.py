@@ -1,31 +1,40 @@
-"""Remove everything that an agent made, when no agent is left to do it, and what an agent leaves when it stops."""
+"""Remove everything that an agent made, when no agent is left to do it, and what an agent leaves when it stops.
+
+Only what bears a name of ours is removed: a path in the configuration may be a wrong one.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent.enroller import remove_run
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
-from interceptor.agent.state import Lock, StateFile
-from interceptor.errors import InterceptorError, StateError
+from interceptor.agent.reference import end_processes, process_start
+from interceptor.agent.state import Lock, StateFile, private_directory
+from interceptor.errors import EnrolmentError, InterceptorError, StateError
 from interceptor.kernel import capture, netlink
 from interceptor.kernel import netns as kernel_netns
-from interceptor.kernel.mounts import unmount_bpffs
+from interceptor.kernel.mounts import parse_mountinfo, unmount_bpffs
 from interceptor.kernel.return_path import remove_return_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
+    from interceptor.kernel.netns import NetworkNamespace
 
 LOCK_SECONDS = 10.0
-_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log", "lock")
+OWNER_SECONDS = 5.0  # for each signal
+_RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
+_RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
+_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log")
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
@@ -35,8 +44,12 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
     Run it when the agent has stopped or died.  `keep_state` leaves the state
     directory: the authority, the connection records and the log.
     """
-    lock = _take_lock(config)
-    try:
+    paths = config.paths
+    with ExitStack() as stack:
+        for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
+            if directory.exists():
+                private_directory(directory)  # one that is not is not ours
+                stack.callback(_take_lock(directory, setting).release)
         for state in _enrolled(config, progress):
             progress(f"withdrawing {state.key}")
             _end_owner(state)
@@ -45,28 +58,30 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
                 with netns:
                     remove_return_path(netns, state.previous_sysctls)
             remove_run(state)
-        removed = capture.release(config.paths.bpf_dir)
+        _remove_leftover_namespaces(paths.run_dir / "netns")
+        removed = capture.release(paths.bpf_dir)
         if removed:
             progress(f"detached {removed} BPF programs")
-        _remove_leftover_namespaces(config)
         netlink.remove_bridge(config.bridge.name)
-        if (config.paths.run_dir / MOUNTED_BY_US).exists():
+        if (paths.run_dir / MOUNTED_BY_US).exists():
             unmount_bpffs(BPFFS)
-        _remove_tree(config.paths.run_dir)
+        _remove_run_directory(paths.run_dir)
         if not keep_state:
             _remove_state(config)
-    finally:
-        if lock is not None:
-            lock.release()
 
 
-def _take_lock(config: Config) -> Lock | None:
-    if not config.paths.state_dir.is_dir():
-        return None
+def wait_for_end(pid: int) -> None:
+    """Wait for an agent that was told to stop; not for ever, its lock says whether it still runs."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while process_start(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _take_lock(directory: Path, setting: str) -> Lock:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            return Lock(config.paths.state_dir)
+            return Lock(directory, setting)
         except StateError:
             if time.monotonic() > deadline:
                 raise
@@ -75,31 +90,59 @@ def _take_lock(config: Config) -> Lock | None:
 
 def _enrolled(config: Config, progress: Callable[[str], None]) -> list[EnrolledState]:
     try:
-        return StateFile(config.paths.run_dir).load()
+        states = StateFile(config.paths.run_dir).load()
     except StateError as error:
-        # Detaching and removing does not need it; settings inside the
-        # workloads' namespaces may stay behind, and this says so.
-        progress(
-            f"warning: {error}; rules and sysctls inside enrolled network namespaces are left as they are"
-        )
-        return []
+        progress(f"warning: {error}; sysctls inside enrolled network namespaces stay as they are")
+        states = []
+    unknown = capture.pinned_inbound(config.paths.bpf_dir).keys() - {s.reference.cookie for s in states}
+    for netns in _namespaces() if unknown else ():
+        with netns:
+            if netns.cookie() in unknown:
+                remove_return_path(netns, None)
+    return states
+
+
+def _namespaces() -> Iterator[NetworkNamespace]:
+    """Every network namespace that is bound to a path or has a process, each once."""
+    seen = set()
+    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    bound = (mount.mount_point for mount in mounts if mount.file_system == "nsfs")
+    for path in (*bound, *(entry / "ns/net" for entry in Path("/proc").iterdir() if entry.name.isdecimal())):
+        with suppress(OSError, EnrolmentError):  # it ended just now, or is something else
+            status = path.stat()
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                yield kernel_netns.open_path(path)
 
 
 def _end_owner(state: EnrolledState) -> None:
+    """Ask `interceptor run` to end, and make it after a while."""
     if state.run is None:
         return
-    deadline = time.monotonic() + LOCK_SECONDS
+    owner = state.run.owner
     for number in (signal.SIGTERM, signal.SIGKILL):
-        while state.run.owner.is_alive() and time.monotonic() < deadline:
-            with suppress(ProcessLookupError):
-                os.kill(state.run.owner.pid, number)
-            time.sleep(0.05)
+        with suppress(ProcessLookupError):
+            if owner.is_alive():
+                os.kill(owner.pid, number)
+        deadline = time.monotonic() + OWNER_SECONDS
+        while owner.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
-def _remove_leftover_namespaces(config: Config) -> None:
-    directory = config.paths.run_dir / "netns"
+def _remove_leftover_namespaces(directory: Path) -> None:
+    """Those that `interceptor run` made and nobody knows of any more."""
     for path in directory.iterdir() if directory.is_dir() else ():
+        with suppress(EnrolmentError), kernel_netns.open_path(path) as netns:
+            end_processes(netns)
         kernel_netns.remove_named(path)
+
+
+def _remove_run_directory(run_dir: Path) -> None:
+    for name in _RUN_DIRECTORIES:
+        _remove_tree(run_dir / name)
+    for name in _RUN_FILES:
+        (run_dir / name).unlink(missing_ok=True)
+    _remove_if_empty(run_dir)
 
 
 def _remove_tree(directory: Path) -> None:
@@ -123,11 +166,17 @@ def _remove_state(config: Config) -> None:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
+    _remove_if_empty(state_dir)
+
+
+def _remove_if_empty(directory: Path) -> None:
     try:
-        state_dir.rmdir()
+        directory.rmdir()
     except FileNotFoundError:
         return
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            return  # a mount point: somebody else made it
         raise InterceptorError(
-            f"{state_dir} is left: it holds files that are not ours ({error.strerror})"
+            f"{directory} is left: it holds files that are not ours ({error.strerror})"
         ) from error

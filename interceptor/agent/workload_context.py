@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,13 +43,17 @@ def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared
     """Everything that the connections of one workload need."""
 
     def open_socket(family: int) -> socket.socket:
-        sock = netns.open_socket(family, socket.SOCK_STREAM)
-        shared.capture.exempt(sock)
+        with ExitStack() as undo:
+            sock = undo.enter_context(netns.open_socket(family, socket.SOCK_STREAM))
+            shared.capture.exempt(sock)
+            undo.pop_all()
         return sock
 
     def open_transparent_socket(family: int) -> socket.socket:
-        sock = open_socket(family)
-        sockets.make_transparent(sock)
+        with ExitStack() as undo:
+            sock = undo.enter_context(open_socket(family))
+            sockets.make_transparent(sock)
+            undo.pop_all()
         return sock
 
     limits = shared.config.limits

@@ -7,6 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
+from interceptor.agent.reference import end_processes
 from interceptor.errors import EnrolmentError
 from interceptor.kernel import netns as kernel_netns
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
-_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG = 1
 _SI_KERNEL = 0x80
 _NOT_FOUND, _NOT_EXECUTABLE, _SETUP_FAILED = 127, 126, 125  # as shells and env(1) have them
@@ -41,10 +42,11 @@ def run_in_namespace(command: Sequence[str], netns_path: Path, hosts: Path) -> i
         child = os.fork()
         if child == 0:
             _become(command, netns.fd, hosts, before)
-    try:
-        return _wait(child, waited)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            return _wait(child, waited)
+        finally:
+            end_processes(netns)  # what the command left in the background has lost its network
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(child: int, waited: set[signal.Signals]) -> int:
@@ -72,12 +74,15 @@ def _become(command: Sequence[str], netns_fd: int, hosts: Path, mask: set[int | 
             "make mounts private",
         )
         if hosts.exists() and os.path.exists("/etc/hosts"):  # noqa: PTH110 - one word for it
-            _check(
-                _libc.mount(os.fsencode(hosts), b"/etc/hosts", None, ctypes.c_ulong(_MS_BIND), None),
-                "mount /etc/hosts",
-            )
+            # Read-only: the file is the same for all workloads of the namespace.
+            for flags in (_MS_BIND, _MS_BIND | _MS_REMOUNT | _MS_RDONLY):
+                _check(
+                    _libc.mount(os.fsencode(hosts), b"/etc/hosts", None, ctypes.c_ulong(flags), None),
+                    "mount /etc/hosts",
+                )
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and an ignored signal is inherited
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores them, and ignored signals are inherited
         os.execvp(command[0], list(command))  # noqa: S606 - running a command is what this is for
     except FileNotFoundError:
         _fail(f"{command[0]}: command not found", _NOT_FOUND)

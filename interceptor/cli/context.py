@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 
 from interceptor import admin
 from interceptor.config import Config, parse_config
-from interceptor.errors import ConfigError
+from interceptor.errors import ConfigError, KernelError
 
 DEFAULT_CONFIG = Path("/etc/interceptor/config.yaml")
 
@@ -60,6 +59,7 @@ def read_config(path: Path | None) -> Config:
     return parse_config(text, path.name if not explicit else str(path), node=node)
 
 
-def is_terminal() -> bool:
-    """Whether colour is welcome."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+def require_root(what: str) -> None:
+    """Refuse early, before anything is half done."""
+    if os.geteuid() != 0:
+        raise KernelError(f"{what} needs root: use sudo")

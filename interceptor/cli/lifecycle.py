@@ -1,33 +1,33 @@
-"""up, down, agent."""
+"""up, down, agent.
+
+The agent's modules are imported inside the commands: they take longer to load than a reading command takes in all.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from interceptor.agent.main import run_agent
-from interceptor.agent.state import private_directory
-from interceptor.agent.teardown import tear_down
-from interceptor.cli.context import pass_session, read_config
-from interceptor.errors import AgentError, KernelError
+from interceptor.cli.context import pass_session, read_config, require_root
+from interceptor.errors import AgentError
 
 if TYPE_CHECKING:
     from interceptor.cli.context import Session
 
 START_SECONDS = 60.0
 DOWN_SECONDS = 120.0
-
-
-def require_root(what: str) -> None:
-    """Refuse early, before anything is half done."""
-    if os.geteuid() != 0:
-        raise KernelError(f"{what} needs root: use sudo")
+_POLL_SECONDS = 0.05
+_LOG_LINE = re.compile(
+    r"\d{4}-\d\d-\d\d |Traceback|\s"
+)  # of the log proper; the others are for whoever waits
+_ERROR = "interceptor: "
 
 
 @click.command()
@@ -37,7 +37,8 @@ def up(session: Session) -> None:
 
     \b
     It keeps its own certificate authority in /var/lib/interceptor. Workloads that an
-    earlier agent had enrolled, and that still run, are taken over.
+    earlier agent had enrolled, and that still run, are taken over. When an agent is
+    running already, nothing is done.
 
     \b
     Examples:
@@ -45,24 +46,18 @@ def up(session: Session) -> None:
       sudo interceptor --config my.yaml up
     """
     require_root("interceptor up")
-    config = session.config
     try:
         status = session.ask("status")
     except AgentError:
         pass
     else:
-        click.echo(f"already up: pid {status['pid']}, {status['workloads']} workloads, mode {status['mode']}")
+        click.echo(f"already up: pid {status['pid']}, {_summary(status)}")
         return
-    private_directory(config.paths.state_dir)
-    log_path = config.paths.state_dir / "agent.log"
     started = time.monotonic()
-    process = _start_agent(session, log_path)
-    session.progress(f"starting the agent (pid {process.pid}, log {log_path})")
-    status = _wait_until_ready(session, process, log_path)
-    click.echo(
-        f"ready after {time.monotonic() - started:.1f} s: node {status['node']}, trust domain {status['trust_domain']}, "
-        f"mode {status['mode']}, {status['workloads']} workloads"
-    )
+    status = _start(session)
+    click.echo(f"ready after {time.monotonic() - started:.1f} s: {_summary(status)}")
+    for problem in status["problems"]:
+        session.progress(f"warning: {problem}")
 
 
 @click.command()
@@ -82,6 +77,8 @@ def down(session: Session, keep_state: bool) -> None:
       sudo interceptor down
       sudo interceptor down --keep-state
     """
+    from interceptor.agent.teardown import tear_down, wait_for_end
+
     require_root("interceptor down")
     try:
         answer = session.ask("down", seconds=DOWN_SECONDS)
@@ -90,6 +87,7 @@ def down(session: Session, keep_state: bool) -> None:
     else:
         for name in answer["withdrawn"]:
             session.progress(f"withdrew {name}")
+        wait_for_end(answer["pid"])
     tear_down(session.config, keep_state=keep_state, progress=session.progress)
     click.echo("down: nothing is captured any more")
 
@@ -105,50 +103,97 @@ def agent(session: Session, config_path: Path | None) -> None:
     \b
     It ends on SIGTERM or SIGINT; enrolled workloads stay captured then, and their
     connections are refused until an agent is back ('interceptor down' ends that).
+    Its log goes to standard error.
 
     \b
     Examples:
       sudo interceptor agent --config /etc/interceptor/config.yaml
     """
+    from interceptor.agent.main import run_agent
+
     config = session.config if config_path is None else read_config(config_path)
     run_agent(config, session.progress)
 
 
-def _start_agent(session: Session, log_path: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "interceptor"]
-    if session.config_path is not None:
-        command += ["--config", str(session.config_path.absolute())]
+def _summary(status: dict[str, Any]) -> str:
+    number = status["workloads"]
+    return (
+        f"node {status['node']}, trust domain {status['trust_domain']}, mode {status['mode']}, "
+        f"{number} workload{'' if number == 1 else 's'}"
+    )
+
+
+def _start(session: Session) -> dict[str, Any]:
+    """Start the agent and tell what it does, until it is ready; its status then."""
+    from interceptor.agent.state import private_directory
+
+    private_directory(session.config.paths.state_dir)
+    log_path = session.config.paths.state_dir / "agent.log"
     with open(log_path, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [*command, "agent"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-        )
+        position = log.tell()
+        process = _spawn(session, log.fileno())
+    session.progress(f"starting the agent (pid {process.pid}, log {log_path})")
+    try:
+        return _wait_until_ready(session, process, log_path, position)
+    except KeyboardInterrupt:
+        # Whoever interrupts the start does not want it; workloads of the last agent stay captured.
+        process.terminate()
+        process.wait()
+        raise
 
 
 def _wait_until_ready(
-    session: Session, process: subprocess.Popen[bytes], log_path: Path
-) -> dict[str, object]:
+    session: Session, process: subprocess.Popen[bytes], log_path: Path, position: int
+) -> dict[str, Any]:
     deadline = time.monotonic() + START_SECONDS
+    reported = 0
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AgentError(
-                _last_error(log_path) or f"the agent ended with status {process.returncode}: see {log_path}"
-            )
-        try:
-            status: dict[str, object] = session.ask("status")
-        except AgentError:
-            status = {}
-        if status.get("ready"):
+        has_ended = process.poll() is not None
+        lines = _lines_for_people(log_path, position)
+        for line in lines[reported:]:
+            if not line.startswith(_ERROR):
+                session.progress(f"  {line}")
+        reported = len(lines)
+        if has_ended:
+            raise AgentError(_why_it_ended(lines, process.returncode, log_path))
+        status = _status(session)
+        if status is not None and status["ready"]:
             return status
-        time.sleep(0.05)
+        time.sleep(_POLL_SECONDS)
     raise AgentError(f"the agent is not ready after {START_SECONDS:g} s: see {log_path}")
 
 
-def _last_error(log_path: Path) -> str | None:
-    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    prefix = "interceptor: "
-    return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), None)
+def _spawn(session: Session, log_fd: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "interceptor"]
+    if session.config_path is not None:
+        command += ["--config", str(session.config_path.absolute())]
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [*command, "agent"],
+        stdin=subprocess.DEVNULL,
+        stdout=log_fd,
+        stderr=log_fd,
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+def _status(session: Session) -> dict[str, Any] | None:
+    try:
+        answer: dict[str, Any] = session.ask("status")
+    except AgentError:
+        return None
+    return answer
+
+
+def _lines_for_people(log_path: Path, position: int) -> list[str]:
+    """The complete lines that this start has written to the log, without those of the log proper."""
+    with log_path.open("rb") as file:
+        file.seek(position)
+        text = file.read().decode(errors="replace")
+    complete = text[: text.rfind("\n") + 1]
+    return [line for line in complete.splitlines() if line and not _LOG_LINE.match(line)]
+
+
+def _why_it_ended(lines: list[str], status: int, log_path: Path) -> str:
+    errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    return errors[-1] if errors else f"the agent ended with status {status}: see {log_path}"

@@ -10,20 +10,60 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.cli.child import run_in_namespace
-from interceptor.cli.context import pass_session
-from interceptor.cli.lifecycle import require_root
-from interceptor.errors import AgentError
+from interceptor.cli.context import pass_session, require_root
+from interceptor.errors import AgentError, InvalidInput, UsageError
+from interceptor.identity.spiffe_id import SERVICE_ACCOUNT, validate_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from interceptor.cli.context import Session
 
+    Callback = Callable[[click.Context, click.Parameter, str | None], str | None]
+    Command = Callable[..., Any]
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option(
-    "--service-account", required=True, help="Service account: the last part of the workload's identity."
-)
-@click.option("--namespace", default="default", show_default=True, help="Namespace of the workload.")
-@click.option("--name", help="Name of the workload.  [default: the service account's]")
+
+def _valid(kind: str) -> Callback:
+    """An option's callback: a name that cannot be right is wrong usage, found before anything is asked or done."""
+
+    def check(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+        try:
+            return None if value is None else validate_name(kind, value)
+        except InvalidInput as error:
+            raise UsageError(str(error)) from error
+
+    return check
+
+
+def identity_options(command: Command) -> Command:
+    """The options that say who a workload is."""
+    for option in (
+        click.option(
+            "--name",
+            callback=_valid("workload name"),
+            help="Name of the workload.  [default: the service account's, numbered if it is taken]",
+        ),
+        click.option(
+            "--namespace",
+            default="default",
+            show_default=True,
+            callback=_valid("namespace"),
+            help="Namespace of the workload.",
+        ),
+        click.option(
+            "--service-account",
+            required=True,
+            callback=_valid(SERVICE_ACCOUNT),
+            help="Service account: the last part of the workload's identity.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@identity_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_session
 def run(
@@ -56,7 +96,7 @@ def run(
 
 def _withdraw_at_the_end(session: Session, key: str) -> None:
     try:
-        session.ask("withdraw", name=key)
+        session.ask("withdraw", name=key, drain=True)
     except AgentError as error:
         if "is not enrolled" not in str(error) and "no workload is called" not in str(error):
             click.echo(f"interceptor: {key} was not withdrawn: {error}", err=True)
@@ -69,11 +109,7 @@ def _withdraw_at_the_end(session: Session, key: str) -> None:
     type=click.IntRange(min=1),
     help="A process whose network namespace is meant, of a container for one.",
 )
-@click.option(
-    "--service-account", required=True, help="Service account: the last part of the workload's identity."
-)
-@click.option("--namespace", default="default", show_default=True, help="Namespace of the workload.")
-@click.option("--name", help="Name of the workload.  [default: the service account's]")
+@identity_options
 @pass_session
 def enrol(
     session: Session,
@@ -94,9 +130,9 @@ def enrol(
       sudo interceptor enrol --netns blue --service-account web
       sudo interceptor enrol --pid 4711 --service-account db --namespace shop --name db-1
     """
-    require_root("interceptor enrol")
     if (netns is None) == (pid is None):
-        raise click.UsageError("give either --netns or --pid")
+        raise UsageError("give either --netns or --pid: what is to be enrolled")
+    require_root("interceptor enrol")
     if netns is not None and "/" in netns:
         netns = str(Path(netns).absolute())
     made = session.ask(

@@ -146,19 +146,23 @@ def _require_leaf_usage(extensions: x509.Extensions) -> None:
 
 
 def _require_valid_at(chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId, now: datetime) -> None:
-    for position, certificate in enumerate(chain):
-        subject = str(spiffe_id) if position == 0 else quoted(certificate.subject.rfc4514_string())
+    for certificate in chain:
         if now > certificate.not_valid_after_utc:
             raise PeerRejected(
                 PEER_CERTIFICATE_EXPIRED,
-                f"certificate of {subject} expired at {utc(certificate.not_valid_after_utc)}, now is {utc(now)}",
+                f"certificate of {_subject(certificate, chain, spiffe_id)} expired at "
+                f"{utc(certificate.not_valid_after_utc)}, now is {utc(now)}",
             )
         if now < certificate.not_valid_before_utc:
             raise PeerRejected(
                 PEER_CERTIFICATE_NOT_YET_VALID,
-                f"certificate of {subject} is not valid before {utc(certificate.not_valid_before_utc)}, "
-                f"now is {utc(now)}, compare the clocks of both nodes",
+                f"certificate of {_subject(certificate, chain, spiffe_id)} is not valid before "
+                f"{utc(certificate.not_valid_before_utc)}, now is {utc(now)}, compare the clocks of both nodes",
             )
+
+
+def _subject(certificate: x509.Certificate, chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId) -> str:
+    return str(spiffe_id) if certificate is chain[0] else quoted(certificate.subject.rfc4514_string())
 
 
 def _is_root(certificate: x509.Certificate) -> bool:

@@ -49,6 +49,7 @@ class Counter(IntEnum):
     STEERED_PLAINTEXT = 5
     STEERED_TUNNEL = 6
     REFUSED_NO_LISTENER = 7
+    REFUSED_LINK = 8
 
 
 class Prefix(ctypes.Structure):

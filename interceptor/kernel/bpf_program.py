@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import tempfile
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MINIMUM_BCC = (0, 25)
+_PR_SET_PDEATHSIG = 1
 _MESSAGE_BYTES = 65536  # steer_inbound in hexadecimal is 1.3 KB
 
 _MAPS = (
@@ -89,7 +92,7 @@ def import_bcc() -> Any:  # noqa: ANN401 - bcc ships no types
     """The bcc module, new enough; KernelError names the package to install otherwise."""
     try:
         bcc = importlib.import_module("bcc")
-    except ImportError as error:
+    except Exception as error:  # whatever a foreign module does: OSError without libbcc.so, SyntaxError, ...
         raise KernelError(
             f"the Python module bcc cannot be imported ({error}): apt-get install python3-bpfcc, "
             "and use the distribution's own python3 (a venv needs --system-site-packages)"
@@ -151,6 +154,8 @@ def _compile_and_exit(channel: socket.socket, diagnostics_fd: int, headers: Path
     # of lines that are for us, not for the person at the terminal.
     os.dup2(diagnostics_fd, 1)
     os.dup2(diagnostics_fd, 2)
+    # Whoever is to be answered may be killed meanwhile, and we hold its locks, too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         if headers is not None:
             os.environ["BCC_KERNEL_SOURCE"] = str(headers)

@@ -51,14 +51,14 @@ def is_attached(bpf_dir: Path) -> bool:
 
 
 def release(bpf_dir: Path) -> int:
-    """Detach every program by removing the pins; returns how many there were."""
-    if not bpf_dir.is_dir():
-        return 0
+    """Detach every program by removing our pins; returns how many there were.  Other files there stay."""
+    inbound = pinned_inbound(bpf_dir).values()
     # Inbound last: until it is gone, what arrives is still refused.
-    pins = sorted(bpf_dir.iterdir(), key=lambda path: path.name.startswith(_INBOUND))
+    pins = [path for path in (*(bpf_dir / name for name in CGROUP_PROGRAMS), *inbound) if path.exists()]
     for path in pins:
         path.unlink()
-    bpf_dir.rmdir()
+    if bpf_dir.is_dir() and not any(bpf_dir.iterdir()):
+        bpf_dir.rmdir()
     return len(pins)
 
 
@@ -76,7 +76,12 @@ class Capture:
     def activate(self, cgroup: Path) -> None:
         """Attach the cgroup programs below `cgroup`, or switch the pinned links to the new programs."""
         self._bpf_dir.mkdir(mode=0o700, exist_ok=True)
-        cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelError(
+                f"cannot open the cgroup {cgroup} ({error.strerror}): set paths.cgroup to where cgroup v2 is mounted"
+            ) from error
         try:
             for name, (_, attach_type) in CGROUP_PROGRAMS.items():
                 self._attach(self._bpf_dir / name, self._programs.programs[name], cgroup_fd, attach_type)
@@ -96,6 +101,7 @@ class Capture:
                 bpf_syscall.map_update(
                     self._maps["captured_prefixes"], bytes(abi.prefix_key(network)), _PRESENT
                 )
+                self._prefixes |= {network}  # one by one: what is there after a failure is removed later
         except OSError as error:
             raise _full("captured_prefixes", abi.MAX_CAPTURED_PREFIXES, error) from error
         for network in self._prefixes - wanted:
@@ -133,16 +139,27 @@ class Capture:
     def set_addresses(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
         """Let a namespace reach its own addresses directly, and capture what goes to any other."""
         before = self._own_addresses.get(cookie, ())
-        self._own_addresses[cookie] = addresses
+        # Both, until the new ones are in force: whatever fails, `withdraw` finds them.
+        self._own_addresses[cookie] = tuple({*before, *addresses})
         local_map, own_map = self._local_maps[cookie], self._maps["own_addresses"]
-        for address in addresses:
-            bpf_syscall.map_update(local_map, abi.address_bytes(address), _PRESENT)
-            bpf_syscall.map_update(own_map, bytes(abi.own_address_key(cookie, address)), _PRESENT)
-        for address in set(before) - set(addresses):
-            bpf_syscall.map_delete(local_map, abi.address_bytes(address))
-            bpf_syscall.map_delete(own_map, bytes(abi.own_address_key(cookie, address)))
-        entry = bytes(abi.workload_entry(addresses))
-        bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), entry)
+        try:
+            for address in addresses:
+                bpf_syscall.map_update(local_map, abi.address_bytes(address), _PRESENT)
+                bpf_syscall.map_update(own_map, bytes(abi.own_address_key(cookie, address)), _PRESENT)
+            for address in set(before) - set(addresses):
+                bpf_syscall.map_delete(local_map, abi.address_bytes(address))
+                bpf_syscall.map_delete(own_map, bytes(abi.own_address_key(cookie, address)))
+            entry = bytes(abi.workload_entry(addresses))
+            bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), entry)
+        except OSError as error:
+            if error.errno == errno.E2BIG:
+                raise _full(
+                    "local_addresses, own_addresses or workloads", abi.MAX_LOCAL_ADDRESSES, error
+                ) from error
+            raise KernelError(
+                f"cannot keep the addresses of a network namespace ({error.strerror})"
+            ) from error
+        self._own_addresses[cookie] = addresses
 
     def withdraw(self, cookie: int) -> None:
         """Undo `enrol`; a namespace that is not enrolled, or gone, is no error."""

@@ -32,6 +32,7 @@ IPInterface = IPv4Interface | IPv6Interface
 Scope = Literal["global", "site", "link", "host"]
 
 GUEST_LINK = "eth0"
+_HOST_LINK = "icpt"  # how the names of the host's ends begin
 
 _SCOPES: dict[int, Scope] = {0: "global", 200: "site", 253: "link", 254: "host"}  # rtnetlink(7)
 RTN_LOCAL = 2  # the type of a route to ourselves
@@ -116,16 +117,24 @@ def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> None:
 
 
 def remove_bridge(name: str) -> None:
-    """Undo `ensure_bridge`. None there is no error; a link of that name that is no bridge is not ours and stays."""
+    """Undo `ensure_bridge`, and remove every workload's link on it. None there is no error.
+
+    A link of that name that somebody else made (it is no bridge, or has another hardware address) stays.
+    """
     with opened(None, f"remove bridge {name}") as route:
         link = _find(route, name)
-        if link is not None and _kind(link) == "bridge":
+        if link is None or _kind(link) != "bridge":
+            return
+        for port in _dump(lambda: route.get_links(master=link["index"])):
+            if port.get("ifname").startswith(_HOST_LINK):
+                _delete(route, port.get("ifname"))
+        if link.get("address") == _hardware_address(name):
             _delete(route, name)
 
 
 def host_link_name(workload: str) -> str:
     """The name of the host's end of a workload's veth pair: the same for the same text, at most 15 characters."""
-    return f"icpt{hashlib.sha256(workload.encode()).hexdigest()[:10]}"
+    return f"{_HOST_LINK}{hashlib.sha256(workload.encode()).hexdigest()[:10]}"
 
 
 def attach_to_bridge(
@@ -140,6 +149,7 @@ def attach_to_bridge(
 
     IPv6 is left out where the namespace has it disabled. Raises KernelError when anything fails; then the pair is gone.
     """
+    own = tuple(interfaces)
     with opened(None, f"attach {netns.description} to bridge {bridge}") as route:
         master = _find(route, bridge)
         if master is None or _kind(master) != "bridge":
@@ -147,11 +157,14 @@ def attach_to_bridge(
         mtu = master.get("mtu")
         # The guest's end is made inside the namespace: it never appears, under a name that may be taken, on the host.
         peer = {"ifname": guest_link, "mtu": mtu, "net_ns_fd": netns.fd}
+        # The next one with these addresses has this hardware address too: otherwise its neighbours would go on sending
+        # to the one that ended, for ten seconds or so.
+        peer["address"] = _hardware_address(" ".join(str(interface.ip) for interface in own))
         route.link("add", ifname=host_link, kind="veth", mtu=mtu, peer=peer)
         try:
             _write_sysctl(f"net/ipv6/conf/{host_link}/disable_ipv6", "1")  # a bridge's port needs no address
             route.link("set", index=_index(route, host_link), master=master["index"], state="up")
-            _configure_guest(netns, guest_link, tuple(interfaces), tuple(gateways))
+            _configure_guest(netns, guest_link, own, tuple(gateways))
             for name in (host_link, bridge):
                 _wait_until_usable(route, name, ())
         except BaseException:

@@ -117,7 +117,11 @@ class NetworkNamespace:
         """Pids of the processes inside, as it is now; one that ends meanwhile is left out."""
         wanted = (self.device, self.inode)
         found = []
-        for entry in Path("/proc").iterdir():
+        try:
+            entries = list(Path("/proc").iterdir())
+        except OSError as error:  # no more files may be opened: no sign that nobody is inside
+            raise KernelError(f"cannot look for processes in {self.description}: {error.strerror}") from error
+        for entry in entries:
             if not entry.name.isdecimal():
                 continue
             with contextlib.suppress(OSError):

@@ -7,7 +7,8 @@ kernel gives the same mark to what answers them, and a rule sends what is marked
     ip rule add fwmark 0x15008 lookup 15008 priority 15008
     ip route add local default dev lo table 15008
 
-once for each family, and the sysctls below. Tried one by one, with every rp_filter: without tcp_fwmark_accept no
+once for each family, for IPv6 `ip -6 route add local ::1 dev LINK table local` for each link (see `_link_routes`), and
+the sysctls below. Tried one by one, with every rp_filter: without tcp_fwmark_accept no
 connection comes about; without fwmark_reflect a refused one is not refused, but hangs; src_valid_mark, which others
 set beside them, changes nothing, because a packet on loopback is not routed a second time.
 """
@@ -38,11 +39,16 @@ _SYSCTLS = {
     "net/ipv6/fwmark_reflect": "1",
     # Multipath TCP does not pass the BPF hook of connect(2): programs fall back to TCP.
     "net/mptcp/enabled": "0",
+    # All tunnels to one destination go to one port: where the other side closes first, and so our end waits out its
+    # minute, 28,000 connections a minute would use up all ports. With timestamps, one second does (RFC 6191).
+    "net/ipv4/tcp_tw_reuse": "1",
 }
 _OPTIONAL = frozenset({"net/ipv6/fwmark_reflect", "net/mptcp/enabled"})  # not every kernel is built with them
 
 _LOOPBACK_INDEX = 1  # in every network namespace
 _SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254
+_TABLE_LOCAL = 255
+_LINK_WITHOUT_IPV6 = (errno.EACCES, errno.EINVAL, errno.ENETDOWN, errno.ENODEV)
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 
 
@@ -68,13 +74,18 @@ class PreviousSysctls:
         return cls(dict(data))
 
 
+def current_sysctls(netns: NetworkNamespace) -> PreviousSysctls:
+    """The values that `install_return_path` would replace, as they are now. Raises KernelError."""
+    return PreviousSysctls(_read_sysctls(netns))
+
+
 def install_return_path(netns: NetworkNamespace) -> PreviousSysctls:
     """Set all this up in a namespace, for IPv6 if its loopback has it; its loopback is brought up as well.
 
     May be repeated, but what is returned are the values found *now*: keep the first answer for `remove_return_path`.
     Raises KernelError when anything fails; then everything is as it was.
     """
-    previous = PreviousSysctls(_read_sysctls(netns))
+    previous = current_sysctls(netns)
     try:
         _write_sysctls(netns, {name: _SYSCTLS[name] for name in previous.values})
         _add_rules_and_routes(netns)
@@ -92,6 +103,9 @@ def remove_return_path(netns: NetworkNamespace, previous: PreviousSysctls | None
                 route.rule("del", **_rule(family))
             with tolerating(*_GONE):
                 route.route("del", **_route(family))
+        for link_route in _link_routes(route):
+            with tolerating(*_GONE):
+                route.route("del", **link_route)
     if previous is not None:
         _write_sysctls(netns, previous.values)
 
@@ -113,6 +127,10 @@ def _add_rules_and_routes(netns: NetworkNamespace) -> None:
                 route.route("add", **_route(family))
             with tolerating(errno.EEXIST):
                 route.rule("add", **_rule(family))
+        if netns.has_ipv6():
+            for link_route in _link_routes(route):
+                with tolerating(errno.EEXIST, *_LINK_WITHOUT_IPV6):
+                    route.route("add", **link_route)
     if not has_return_path(netns):  # what existed was not ours
         raise KernelError(f"cannot {attempt}: routing table {TABLE} is in use there")
 
@@ -135,6 +153,26 @@ def _route(family: int) -> dict[str, object]:
         "oif": _LOOPBACK_INDEX,
         "table": TABLE,
     }
+
+
+def _link_routes(route: Any) -> list[dict[str, object]]:  # noqa: ANN401
+    """To ::1, for what must leave by a certain link.
+
+    What a captured connection's kernel end says without a socket (the last acknowledgement, from TIME_WAIT; a reset)
+    goes from the workload's address to ::1. To a loopback address IPv6 answers by the link on which the packet came in,
+    and that is the one that has the workload's address: without these routes it is sent out there, and lost.
+    """
+    return [
+        {
+            "family": socket.AF_INET6,
+            "type": "local",
+            "dst": "::1/128",
+            "oif": link["index"],
+            "table": _TABLE_LOCAL,
+        }
+        for link in route.get_links()
+        if link["index"] != _LOOPBACK_INDEX
+    ]
 
 
 def _has_rule(route: Any, family: int) -> bool:  # noqa: ANN401 - pyroute2 ships no types

@@ -67,6 +67,13 @@ class Reason(StrEnum):
         "too_many_connections",
         "the workload has reached its limit of connections or handshakes; close some, or raise limits.* in config.yaml",
     )
+    RESOURCES_EXHAUSTED = (
+        "resources_exhausted",
+        (
+            "the agent could get no socket from the kernel, most likely all its file descriptors are in use; close "
+            "connections, lower limits.connectionsPerWorkload, or raise the agent's limit of open files (ulimit -n)"
+        ),
+    )
     # What was wrong with the TLS peer.
     PEER_UNTRUSTED = (
         "peer_untrusted",

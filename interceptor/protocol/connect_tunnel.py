@@ -119,7 +119,12 @@ class TunnelServer:
         return request
 
     def answer(self, status: Status) -> bytes:
-        """The bytes of the answer; after ESTABLISHED the stream is the application's."""
+        """The bytes of the answer; after ESTABLISHED the stream is the application's.
+
+        None at all when the client has ended the connection: it waits for no answer.
+        """
+        if self._connection.our_state is h11.MUST_CLOSE:
+            return b""
         if status is Status.ESTABLISHED:
             return self._connection.send(h11.Response(status_code=status, headers=[]))
         headers = [("Content-Length", "0"), ("Connection", "close")]

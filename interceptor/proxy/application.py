@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from interceptor.policy.verdict import Reason
 from interceptor.proxy import dial
+from interceptor.proxy.context import Refusal
 
 if TYPE_CHECKING:
     import socket
@@ -23,18 +24,24 @@ async def connect(
     Takes the permit that policy gave, so that it cannot be reached without one.
     Refusal says why the application could not be reached.
     """
-    family = dial.family_of(application.address)
-    if client == application.address:
-        sock = context.open_socket(family)  # the workload with itself: there is nothing to pretend
-    else:
-        sock = context.open_transparent_socket(family)
+    pretend = client != application.address  # the workload with itself: there is nothing to pretend
+    opener = context.open_transparent_socket if pretend else context.open_socket
+    sock = dial.open_socket(opener, application.address)
     try:
-        if client != application.address:
-            # Port 0: the port is chosen at connect, for the whole 4-tuple.
-            sock.bind((str(client), 0))
+        if pretend:
+            _bind(sock, client)
         await dial.connect(sock, application, context.limits.connect_timeout)
     except BaseException:
-        with suppress(OSError):
-            sock.close()
+        sock.close()
         raise
     return sock
+
+
+def _bind(sock: socket.socket, client: IPAddress) -> None:
+    try:
+        # Port 0: the port is chosen at connect, for the whole 4-tuple.
+        sock.bind((str(client), 0))
+    except OSError as error:
+        # A link-local address, for one: it means nothing on loopback, where the application is.
+        detail = f"the application cannot be shown {client} as its client: {error.strerror}"
+        raise Refusal(Reason.DESTINATION_UNREACHABLE, detail) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -37,24 +38,37 @@ class LiveConnections:
         """The records of the connections that are open now."""
         return tuple(self._live)
 
+    @property
+    def bytes_carried(self) -> int:
+        """What the open connections have carried so far, both ways."""
+        return sum(record.bytes_sent + record.bytes_received for record in self._live)
+
     @contextmanager
     def track(self, record: ConnectionRecord) -> Iterator[None]:
         """Hold a connection from before its first decision until its record is finished.
 
-        Refusal inside means: not carried, or no longer.  The record is finished
-        exactly once, whatever happens inside.
+        Refusal inside means: not carried, or no longer.  When there is no place, the
+        body is not run, and the Refusal goes to the caller's caller.  The record is
+        finished exactly once, whatever happens inside.
         """
         with trio.CancelScope() as scope:
             self._live[record] = scope
+            has_place = False
             try:
                 self._require_place()
+                has_place = True
                 yield
             except Refusal as refusal:
                 record.decide(Denial(refusal.reason, refusal.detail))
+                if not has_place:
+                    raise
+            except BaseException:
+                # Not `scope`'s own: the tasks around it are cancelled when the agent stops.
+                if trio.current_effective_deadline() == -inf:
+                    record.decide(Denial(self._closing or Reason.AGENT_STOPPING))
+                raise
             finally:
                 del self._live[record]
-                if scope.cancel_called and self._closing is not None:
-                    record.decide(Denial(self._closing))
                 if record.closed_by is None:
                     record.closed_by = ClosedBy.INTERCEPTOR
                     record.close_kind = CloseKind.RESET

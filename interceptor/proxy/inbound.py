@@ -31,6 +31,7 @@ _REFUSAL_STATUS = {
     Reason.DESTINATION_REFUSED: Status.UNREACHABLE,
     Reason.DESTINATION_TIMEOUT: Status.UNREACHABLE,
     Reason.DESTINATION_UNREACHABLE: Status.UNREACHABLE,
+    Reason.RESOURCES_EXHAUSTED: Status.UNREACHABLE,
     Reason.NOT_A_TUNNEL_REQUEST: Status.NOT_A_TUNNEL_REQUEST,
     Reason.AUTHORITY_MISMATCH: Status.NOT_A_TUNNEL_REQUEST,
 }
@@ -126,7 +127,8 @@ async def _reach_application(
 
 async def _answer(stream: TlsStream, server: TunnelServer, status: Status) -> None:
     try:
-        await stream.send_all(memoryview(server.answer(status)))
+        if data := server.answer(status):
+            await stream.send_all(memoryview(data))
         if status is not Status.ESTABLISHED:
             await stream.finish_sending()
     except StreamBroken as broken:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -54,10 +54,12 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             attempt = OutboundAttempt(context.workload, destination, workload)
             permit = require_permit(context.policy.value.decide_outbound(attempt), record)
             assert workload is not None, "a permit names its destination"
-            stream = await _open(permit, destination, workload, context, record, cleanup)
+            stream, first_bytes = await _open(permit, destination, workload, context, record, cleanup)
             dial.tune(application)
             context.recorder.opened(record)
-            relay = Relay(PlainStream(application), stream, record)
+            source = PlainStream(application)
+            await _deliver(first_bytes, source, record)
+            relay = Relay(source, stream, record)
             await relay.run()
             record.closed_by, record.close_kind = relay.closed_by, relay.close_kind
 
@@ -69,12 +71,13 @@ async def _open(
     context: WorkloadContext,
     record: ConnectionRecord,
     cleanup: ExitStack,
-) -> ByteStream:
-    upstream = context.open_socket(dial.family_of(destination.address))
+) -> tuple[ByteStream, bytes]:
+    """The stream to the destination, and what came from its application together with the tunnel's answer."""
+    upstream = dial.open_socket(context.open_socket, destination.address)
     cleanup.callback(abort_socket, upstream)
     if permit.transport is Transport.PLAINTEXT:
         await dial.connect(upstream, destination, context.limits.connect_timeout)
-        return PlainStream(upstream)
+        return PlainStream(upstream), b""
     contexts = await context.tls_contexts()
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)
@@ -88,10 +91,10 @@ async def _open(
     # Longer than the handshake's: the other side connects to the application meanwhile.
     seconds = context.limits.handshake_timeout + context.limits.connect_timeout
     with trio.move_on_after(seconds) as scope:
-        await _request(stream, destination, record)
+        first_bytes = await _request(stream, destination, record)
     if scope.cancelled_caught:
         raise Refusal(Reason.HANDSHAKE_TIMEOUT, f"{tunnel} did not answer the tunnel request")
-    return stream
+    return stream, first_bytes
 
 
 async def _handshake(
@@ -119,7 +122,7 @@ async def _handshake(
         raise Refusal(Reason.NOT_A_TUNNEL_REQUEST, "the destination's proxy does not speak http/1.1 tunnels")
 
 
-async def _request(stream: TlsStream, destination: Endpoint, record: ConnectionRecord) -> None:
+async def _request(stream: TlsStream, destination: Endpoint, record: ConnectionRecord) -> bytes:
     handshake = TunnelClient()
     request = handshake.request(
         destination, source=record.source, trace_id=record.trace_id, span_id=record.id
@@ -141,3 +144,12 @@ async def _request(stream: TlsStream, destination: Endpoint, record: ConnectionR
         raise Refusal(
             *_STATUS_REASONS.get(answer.status, (Reason.NOT_A_TUNNEL_REQUEST, f"HTTP status {answer.status}"))
         )
+    return answer.early_data
+
+
+async def _deliver(first_bytes: bytes, source: PlainStream, record: ConnectionRecord) -> None:
+    """Hand the application what the other side was quick to send.  A source that left is the relay's to notice."""
+    if first_bytes:
+        with suppress(StreamBroken):
+            await source.send_all(memoryview(first_bytes))
+            record.bytes_received += len(first_bytes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.proxy import inbound, inbound_plaintext, outbound
+from interceptor.proxy.context import Refusal
 from interceptor.proxy.streams import abort_socket
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class WorkloadProxy:
         self._scope.cancel()
 
     async def _accept(self, listener: socket.socket, handler: Handler, nursery: trio.Nursery) -> None:
-        while True:
+        # `stop` may have closed it between our being woken and our running.
+        while listener.fileno() >= 0:
             try:
                 await trio.lowlevel.wait_readable(listener)
             except trio.ClosedResourceError:
@@ -95,6 +97,8 @@ class WorkloadProxy:
     async def _serve(self, accepted: socket.socket, handler: Handler) -> None:
         try:
             await handler(accepted, self.context)
+        except Refusal:
+            pass  # there was no place for it; its record says so
         except Exception:
             # A fault of ours in one connection: it is reset, the others go on.
             log.exception("a connection of %s was reset by an internal error", self.context.workload.key)

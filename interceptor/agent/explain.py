@@ -1,0 +1,166 @@
+"""`interceptor explain`: what would happen to one connection, step by step, each with its evidence.
+
+The steps ask what the data plane asks, in its order: the same registry, the same policy, the certificates in use, and
+the kernel for what is really captured and listened on.  Nothing is connected.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.agent.clock import wall_clock
+from interceptor.agent.explain_ends import find_destination, find_source, preferred_address, split_destination
+from interceptor.agent.explanation import Explanation
+from interceptor.agent.health import problems_of
+from interceptor.errors import utc
+from interceptor.kernel.abi import INBOUND_TUNNEL_PORT
+from interceptor.kernel.listening import is_listened_on
+from interceptor.policy.policy_set import InboundAttempt, OutboundAttempt
+from interceptor.policy.verdict import Permit, Reason, Transport
+from interceptor.workload import Workload
+
+if TYPE_CHECKING:
+    from interceptor.agent.explain_ends import Destination
+    from interceptor.agent.node import Node
+    from interceptor.identity.spiffe_id import SpiffeId
+    from interceptor.telemetry.recent import RecentConnections
+    from interceptor.workload import Endpoint, IPAddress
+
+_RECENT = 10_000  # more than are remembered
+
+
+def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
+    """What would happen if `source_text` (a workload, or any address) connected to `destination_text`."""
+    host, port = split_destination(destination_text)
+    source = find_source(node, source_text)
+    destination = find_destination(node, source, host, port)
+    explanation = Explanation(
+        str(source.key) if isinstance(source, Workload) else str(source), str(destination.endpoint)
+    )
+    if isinstance(source, Workload):
+        _from_workload(node, explanation, source, destination)
+    else:
+        _from_outside(node, explanation, source, destination)
+    _add_last_record(node.records.recent, explanation, destination)
+    return explanation.to_dict()
+
+
+def _from_workload(node: Node, explanation: Explanation, source: Workload, destination: Destination) -> None:
+    problems = _problems(node, source)
+    explanation.step(
+        "source", f"{source.key} is {source.identity}; {problems or 'captured'}", passed=not problems
+    )
+    explanation.step("destination", destination.evidence)
+    captured, evidence = _is_captured(node, source, destination)
+    explanation.step("capture", evidence)
+    if not captured:
+        return
+    mode = node.policy.value.mode.value
+    attempt = OutboundAttempt(source, destination.endpoint, destination.workload)
+    verdict = node.policy.value.decide_outbound(attempt)
+    if not explanation.decide("outbound policy", verdict, mode) or destination.workload is None:
+        return
+    assert isinstance(verdict, Permit)
+    identity = None
+    if verdict.transport is Transport.MUTUAL_TLS:
+        identity = source.identity
+        if not all(_certificate(node, explanation, each) for each in (source, destination.workload)):
+            return
+    _arrive(node, explanation, destination, _same_family(source, destination.endpoint), identity)
+
+
+def _from_outside(node: Node, explanation: Explanation, source: IPAddress, destination: Destination) -> None:
+    explanation.step(
+        "source",
+        f"{source} belongs to no workload: it has no identity, and what it sends is plaintext",
+    )
+    explanation.step("destination", destination.evidence)
+    if destination.workload is None:
+        explanation.step("capture", "neither end is enrolled: the mesh does not see this connection")
+        return
+    if destination.endpoint.port == INBOUND_TUNNEL_PORT:
+        explanation.deny("tunnel", Reason.PEER_WITHOUT_CERTIFICATE)
+        return
+    _arrive(node, explanation, destination, source, None)
+
+
+def _arrive(
+    node: Node,
+    explanation: Explanation,
+    destination: Destination,
+    source: IPAddress,
+    identity: SpiffeId | None,
+) -> None:
+    """The destination's half: its proxy, its policy, its application."""
+    workload = destination.workload
+    assert workload is not None
+    problems = _problems(node, workload)
+    listener = "tunnel" if identity else "plaintext"
+    explanation.step(
+        "inbound capture",
+        problems or f"what arrives at {workload.key} is steered to its proxy's {listener} listener",
+        passed=not problems,
+    )
+    attempt = InboundAttempt(workload, destination.endpoint, source, identity)
+    verdict = node.policy.value.decide_inbound(attempt)
+    if not explanation.decide("inbound policy", verdict, node.policy.value.mode.value):
+        return
+    enrolled = node.enroller.get(workload.key)
+    if enrolled is not None and not is_listened_on(enrolled.netns, destination.endpoint):
+        detail = f"nothing in {workload.key} listens on {destination.endpoint}"
+        explanation.deny("application", Reason.DESTINATION_REFUSED, detail)
+        return
+    explanation.step(
+        "application", f"a program in {workload.key} listens on port {destination.endpoint.port}"
+    )
+
+
+def _same_family(source: Workload, endpoint: Endpoint) -> IPAddress:
+    return preferred_address(endpoint.address, [each for each in source.addresses if not each.is_link_local])
+
+
+def _is_captured(node: Node, source: Workload, destination: Destination) -> tuple[bool, str]:
+    """Whether connect(2) is redirected to the proxy, and why; the same rules as `connect_ipv4` in bpf/capture.c."""
+    address = destination.endpoint.address
+    if address.is_loopback or address in source.addresses:
+        return False, f"{address} is the workload itself: connections within a workload are left alone"
+    network = next((each for each in node.config.mesh_cidrs if address in each), None)
+    if network is not None:
+        return True, f"{address} is inside {network}, which is the mesh's"
+    if destination.workload is not None:
+        return True, f"{address} is outside the mesh's CIDRs, but an enrolled workload has it"
+    return False, f"{address} is outside the mesh's CIDRs: reached as if there were no mesh"
+
+
+def _certificate(node: Node, explanation: Explanation, workload: Workload) -> bool:
+    status = node.credentials.status(workload.key)
+    svid = status.svid if status else None
+    if svid is None or svid.not_after <= wall_clock():
+        detail = f"{workload.key} has none" if svid is None else f"that of {workload.key} has expired"
+        explanation.deny("certificate", Reason.CERTIFICATE_MISSING, detail)
+        return False
+    explanation.step("certificate", f"{workload.key} has one, valid until {utc(svid.not_after)}")
+    return True
+
+
+def _problems(node: Node, workload: Workload) -> str:
+    enrolled = node.enroller.get(workload.key)
+    return "; ".join(problems_of(node, enrolled)) if enrolled else "it is being withdrawn"
+
+
+def _add_last_record(recent: RecentConnections, explanation: Explanation, destination: Destination) -> None:
+    """The last such connection that really was made, if one is remembered."""
+    for record in recent.list(_RECENT, trio.current_time()):
+        source = f"{record['source_namespace']}/{record['source_workload']}"
+        address = str(record["source_address"]).rpartition(":")[0].strip("[]")
+        if (
+            explanation.source in (source, address)
+            and record["destination_address"] == explanation.destination
+        ):
+            outcome = record["reason"] or f"permitted, {record['tls_version'] or 'plaintext'}"
+            explanation.step(
+                "last seen", f"at {record['time']}: {outcome}", passed=record["verdict"] == "permit"
+            )
+            return
