@@ -194,6 +194,7 @@ def test_port_taken_while_the_agent_was_away_cuts_that_workload_off(mesh: Mesh) 
     node = mesh.node
     node.kill(signal.SIGKILL)
     with mesh.named.open_socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         squatter.bind(("127.0.0.1", 15006))
         squatter.listen()
         node.up().check()
