@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ from interceptor.proxy.workload_proxy import WorkloadProxy
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from interceptor.agent.reference import NamespaceReference
     from interceptor.agent.state import RunDetails, StateFile
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ADDRESS_PAUSE_SECONDS, ADDRESS_RETRY_SECONDS = 0.1, 1.0
 FIRST_CERTIFICATE_SECONDS = 10.0
 # What a program wrote before it ended may still be on its way to a slow reader.
 DRAIN_SECONDS = 45.0
@@ -219,41 +220,59 @@ class Enroller:
             log.info("withdrew %s", key)
 
     async def _follow_addresses(self, enrolled: Enrolled) -> None:
-        with open_address_events(enrolled.netns) as events:
-            while True:
-                await trio.lowlevel.wait_readable(events)
-                drain(events)
-                try:
-                    await self._refresh_addresses(enrolled)
-                except (InterceptorError, OSError) as error:
+        complaint = None
+        while True:
+            try:
+                with open_address_events(enrolled.netns) as events:
+                    while True:
+                        await self._refresh_addresses(enrolled)
+                        complaint = None
+                        await trio.lowlevel.wait_readable(events)
+                        # Whoever may change addresses may do so all the time: look at them so often and no more.
+                        await trio.sleep(ADDRESS_PAUSE_SECONDS)
+                        drain(events)
+            except (InterceptorError, OSError) as error:
+                if complaint != str(error):
                     log.warning("%s keeps the addresses that it had: %s", enrolled.workload.key, error)
+                complaint = str(error)
+            await trio.sleep(ADDRESS_RETRY_SECONDS)
 
     async def _refresh_addresses(self, enrolled: Enrolled) -> None:
         async with self.lock:
             workload = enrolled.workload
-            addresses = tuple(a for a in _addresses(enrolled.netns) if self._may_have(enrolled, a))
+            addresses = _addresses(enrolled.netns, lambda a: self._may_have(enrolled.state, a))
             if self._enrolled.get(workload.key) is not enrolled or addresses == workload.addresses:
                 return
             changed = Workload(workload.key, workload.identity, addresses, workload.node)
             registry = self._registry.value.without(workload.key).with_workload(changed)
             self._capture.set_addresses(enrolled.cookie, addresses)
             enrolled.workload = changed
+            enrolled.state = replace(enrolled.state, addresses=addresses)
             self._capture.set_prefixes(self._captured_networks())
             self._registry.replace(registry)
+            self._save()
             log.info("%s has the addresses %s now", workload.key, ", ".join(map(str, addresses)))
 
-    def _may_have(self, enrolled: Enrolled, address: IPAddress) -> bool:
+    def _may_have(self, state: EnrolledState, address: IPAddress) -> bool:
         """Whether a workload may have an address that it was not enrolled with.
 
         Whoever may administer its namespace can add any: then what others send there
         would come to it.  Those of `interceptor run` keep what they were given, others
         may take free addresses of the mesh, and never the bridge's own.
         """
-        if address in enrolled.workload.addresses or address.is_link_local:
+        if address in state.addresses or address.is_link_local:
             return True
         bridge = self._config.bridge
         within = any(address in cidr for cidr in self._config.mesh_cidrs)
-        return enrolled.state.run is None and within and address not in (bridge.ipv4.ip, bridge.ipv6.ip)
+        taken = self._holder_to_be(address, besides=state.key) is not None
+        return state.run is None and within and not taken and address not in (bridge.ipv4.ip, bridge.ipv6.ip)
+
+    def _holder_to_be(self, address: IPAddress, *, besides: WorkloadKey) -> WorkloadKey | None:
+        """Who has had an address with the last agent, and is not served by this one (yet)."""
+        if address.is_link_local:
+            return None
+        waiting = (*self._pending.values(), *(cut_off.state for cut_off in self._cut_off.values()))
+        return next((s.key for s in waiting if address in s.addresses and s.key != besides), None)
 
     def _prepare(
         self,
@@ -270,9 +289,10 @@ class Enroller:
             validate_name("service account", request.service_account),
         )
         self._require_new(key, netns, previous=previous)
-        workload = Workload(key, identity, _addresses(netns), self._config.node)
-        self._registry.value.with_workload(workload)  # name and addresses are free
-        state = previous or self._write_down(key, request, netns, undo)
+        addresses = _addresses(netns, lambda a: previous is None or self._may_keep(previous, a))
+        workload = Workload(key, identity, addresses, self._config.node)
+        self._require_free(workload)
+        state = self._write_down(workload, request, netns, undo) if previous is None else previous
         install_return_path(netns)
         listeners = open_listeners(netns, undo)
         cookie = netns.cookie()
@@ -292,12 +312,30 @@ class Enroller:
         self._capture.enrol(netns, cookie, workload.addresses, steering_slots(listeners))
         return enrolled
 
+    def _may_keep(self, previous: EnrolledState, address: IPAddress) -> bool:
+        """Whether an address is a workload's own when it is taken over: one that it took meanwhile may be another's."""
+        holder = self._registry.value.by_address(address)
+        return self._may_have(previous, address) and (address.is_link_local or holder is None)
+
+    def _require_free(self, workload: Workload) -> None:
+        """EnrolmentError when somebody has its name or one of its addresses, or will have them again."""
+        self._registry.value.with_workload(workload)
+        for address in workload.addresses:
+            holder = self._holder_to_be(address, besides=workload.key)
+            if holder is not None:
+                raise EnrolmentError(
+                    f"workload {workload.key} cannot be enrolled, its address {address} belongs to {holder}, which "
+                    "could not be taken over from the last agent: withdraw that first"
+                )
+
     def _write_down(
-        self, key: WorkloadKey, request: Request, netns: NetworkNamespace, undo: ExitStack
+        self, workload: Workload, request: Request, netns: NetworkNamespace, undo: ExitStack
     ) -> EnrolledState:
         """Note in the state file what is about to be changed, so that it is undone also if we die on the way."""
-        sysctls = current_sysctls(netns)
-        state = EnrolledState(key, request.service_account, request.reference, sysctls, request.run)
+        key, sysctls = workload.key, current_sysctls(netns)
+        state = EnrolledState(
+            key, request.service_account, request.reference, workload.addresses, sysctls, request.run
+        )
         self._pending[key] = state
         undo.callback(self._forget, key)
         self._save()
@@ -415,8 +453,8 @@ def remove_run(state: EnrolledState) -> None:
     kernel_netns.remove_named(Path(state.reference.path))
 
 
-def _addresses(netns: NetworkNamespace) -> tuple[IPAddress, ...]:
-    found = tuple(found.address for found in netlink.addresses(netns))
+def _addresses(netns: NetworkNamespace, is_own: Callable[[IPAddress], bool]) -> tuple[IPAddress, ...]:
+    found = tuple(found.address for found in netlink.addresses(netns) if is_own(found.address))
     if all(address.is_link_local for address in found):
         raise EnrolmentError(
             f"{netns.description} has no address that others can reach: give a link in it one, then enrol it"

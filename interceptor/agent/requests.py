@@ -161,7 +161,8 @@ class Requests:
         return name
 
     def _taken_addresses(self) -> set[IPAddress]:
-        return {address for workload in self._node.registry.value.workloads for address in workload.addresses}
+        served = {a for workload in self._node.registry.value.workloads for a in workload.addresses}
+        return served.union(*(cut_off.state.addresses for cut_off in self._node.enroller.cut_off))
 
 
 async def _end_process(process: Process) -> None:

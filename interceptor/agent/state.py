@@ -18,11 +18,13 @@ from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.errors import InterceptorError, StateError
 from interceptor.identity.spiffe_id import validate_name
 from interceptor.kernel.return_path import PreviousSysctls
-from interceptor.workload import WorkloadKey
+from interceptor.workload import WorkloadKey, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
+
+    from interceptor.workload import IPAddress
 
 _VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -43,6 +45,7 @@ class EnrolledState:
     key: WorkloadKey
     service_account: str
     reference: NamespaceReference
+    addresses: tuple[IPAddress, ...]  # others in its namespace it may have given itself, and are not its own
     previous_sysctls: PreviousSysctls
     run: RunDetails | None
 
@@ -56,6 +59,7 @@ class EnrolledState:
             "name": self.key.name,
             "service_account": self.service_account,
             "netns": self.reference.to_dict(),
+            "addresses": [str(address) for address in self.addresses],
             "sysctls": self.previous_sysctls.to_dict(),
             "run": run,
         }
@@ -67,6 +71,7 @@ class EnrolledState:
             WorkloadKey(data["namespace"], data["name"]),
             validate_name("service account", data["service_account"]),
             NamespaceReference.from_dict(data["netns"]),
+            tuple(parse_address(str(address)) for address in data["addresses"]),
             PreviousSysctls.from_dict(data["sysctls"]),
             None
             if run is None

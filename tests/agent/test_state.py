@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +36,7 @@ def state(name: str = "web", *, run: bool = False) -> EnrolledState:
         WorkloadKey("default", name),
         "account",
         NamespaceReference(path, process, 4, 4026532000, 77),
+        (ip_address("10.0.0.1"), ip_address("fd00::1"), ip_address("fe80::1")),
         SYSCTLS,
         RunDetails(Process(98, 7654), "icpt0123456789") if run else None,
     )
@@ -91,6 +93,9 @@ def _document(**changes: Any) -> bytes:
         _document(netns={"path": "/x", "pid": None, "start": None, "device": 1, "inode": 1}),
         _document(sysctls={"kernel/core_pattern": "|/bin/sh"}),
         _document(sysctls={"net/ipv4/fwmark_reflect": "0\n"}),
+        _document(addresses=None),
+        _document(addresses=["10.0.0.256"]),
+        _document(addresses=[7]),
         _document(sysctls=[]),
         _document(run={}),
         _document(run={"pid": "x", "start": 1, "host_link": "y"}),

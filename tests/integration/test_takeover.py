@@ -222,6 +222,25 @@ def test_port_taken_while_the_agent_was_away_cuts_that_workload_off(mesh: Mesh) 
     mesh.assert_connected()
 
 
+def test_address_that_was_stolen_while_the_agent_was_away_stays_with_its_owner(mesh: Mesh) -> None:
+    """Not even the first to be taken over gets it: of both kinds, by name they come before their victims."""
+    node = mesh.node
+    node.kill()
+    mesh.run.add_address(f"{mesh.named.ipv4}/32")
+    mesh.by_pid.add_address(f"{mesh.other.ipv4}/32")
+    mesh.by_pid.add_address(f"{node.slot.bridge_ipv4.ip}/32")
+    mesh.by_pid.add_address("192.0.2.53/32")
+    node.up().check()
+    addresses = {entry["name"]: entry["addresses"] for entry in node.workloads()}
+    assert addresses == {
+        "made-by-run": [mesh.run.ipv4, mesh.run.ipv6],
+        "by-pid": [mesh.by_pid.ipv4, mesh.by_pid.ipv6],
+        "by-name": [mesh.named.ipv4, mesh.named.ipv6],
+        "other": [mesh.other.ipv4, mesh.other.ipv6],
+    }
+    assert {entry["state"] for entry in node.workloads()} == {"ready"}
+
+
 def _start_agent(node: Node) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*node.command(), "agent"],
