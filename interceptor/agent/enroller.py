@@ -67,6 +67,9 @@ class Enrolled:
     cookie: int
     proxy: WorkloadProxy
     scope: trio.CancelScope
+    local: tuple[
+        IPAddress, ...
+    ]  # what it reaches without the proxy: its addresses, and others in its namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,17 +244,37 @@ class Enroller:
         async with self.lock:
             workload = enrolled.workload
             addresses = _addresses(enrolled.netns, lambda a: self._may_have(enrolled.state, a))
-            if self._enrolled.get(workload.key) is not enrolled or addresses == workload.addresses:
+            if self._enrolled.get(workload.key) is not enrolled:
+                return
+            local = (*addresses, *self._others_inside(enrolled, addresses))
+            if local != enrolled.local:
+                self._capture.set_addresses(enrolled.cookie, local)
+                enrolled.local = local
+            if addresses == workload.addresses:
                 return
             changed = Workload(workload.key, workload.identity, addresses, workload.node)
             registry = self._registry.value.without(workload.key).with_workload(changed)
-            self._capture.set_addresses(enrolled.cookie, addresses)
             enrolled.workload = changed
             enrolled.state = replace(enrolled.state, addresses=addresses)
             self._capture.set_prefixes(self._captured_networks())
             self._registry.replace(registry)
             self._save()
             log.info("%s has the addresses %s now", workload.key, ", ".join(map(str, addresses)))
+
+    def _others_inside(self, enrolled: Enrolled, addresses: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
+        """Addresses that a namespace has and that are not the workload's for others: it may talk to itself there.
+
+        Not if they are another's: should they leave the namespace, that one would be
+        reached without the proxy for a moment.
+        """
+        bridge = self._config.bridge
+        return tuple(
+            found.address
+            for found in netlink.addresses(enrolled.netns)
+            if found.address not in addresses
+            and self._registry.value.by_address(found.address) is None
+            and found.address not in (bridge.ipv4.ip, bridge.ipv6.ip)
+        )
 
     def _may_have(self, state: EnrolledState, address: IPAddress) -> bool:
         """Whether a workload may have an address that it was not enrolled with.
@@ -302,7 +325,7 @@ class Enroller:
             plaintext_listeners=listeners[INBOUND_PLAINTEXT_PORT],
             tunnel_listeners=listeners[INBOUND_TUNNEL_PORT],
         )
-        enrolled = Enrolled(workload, state, netns, cookie, proxy, trio.CancelScope())
+        enrolled = Enrolled(workload, state, netns, cookie, proxy, trio.CancelScope(), workload.addresses)
         self._enrolled[key] = enrolled
         undo.callback(self._enrolled.pop, key)
         undo.callback(lambda: self._capture.set_prefixes(self._captured_networks(without=key)))
