@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import subprocess
 import time
@@ -112,23 +113,34 @@ def test_namespace_is_opened_again_by_its_path(directory: Path) -> None:
 @root_only
 def test_namespace_of_the_same_name_and_inode_is_not_the_same(directory: Path) -> None:
     """The kernel gives the inode to the next one at once; a workload would have inherited another's identity."""
-    path, first = directory / "blue", directory / "0"
-    kernel_netns.create_named(first).close()
-    path.symlink_to(first)
+    names = (directory / str(number) for number in itertools.count())
+    path = directory / "blue"
+    deadline = time.monotonic() + 15
+    while (before := _reference_whose_inode_is_used_again(path, names)) is None:
+        assert time.monotonic() < deadline, "the inode was not used again"
+    assert before.reopen() is None
+
+
+def _reference_whose_inode_is_used_again(path: Path, names: Iterator[Path]) -> NamespaceReference | None:
+    """None when another process got the inode, or the kernel took its time to clear up."""
+
+    def bind_new() -> Path:
+        name = next(names)
+        kernel_netns.create_named(name).close()
+        path.unlink(missing_ok=True)
+        path.symlink_to(name)
+        return name
+
+    first = bind_new()
     before, netns = NamespaceReference.by_path(str(path))
     netns.close()
     kernel_netns.remove_named(first)
-    number = 0
-    deadline = time.monotonic() + 10
-    # The kernel clears up in the background, and gives the lowest number that is free: ours sooner or later.
-    while not before.is_alive():
-        assert time.monotonic() < deadline, "the inode was not used again"
-        number += 1
-        kernel_netns.create_named(directory / str(number)).close()
-        path.unlink()
-        path.symlink_to(directory / str(number))
-        time.sleep(0.05)
-    assert before.reopen() is None
+    for _ in range(10):
+        bind_new()
+        if before.is_alive():
+            return before
+        time.sleep(0.05)  # the kernel clears up in the background, and gives the lowest number that is free
+    return None
 
 
 @root_only

@@ -21,7 +21,7 @@ from tests.harness.tcp import connected, echo, serving
 from tests.integration.traces import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.harness.namespace import Namespace
     from tests.harness.node import Node
@@ -89,8 +89,8 @@ def test_agent_without_descriptors_keeps_what_it_has_and_recovers(node: Node) ->
 # Disks.
 
 
-def test_full_disk_loses_records_and_nothing_else(node: Node) -> None:
-    node.down().check()
+def test_full_disk_loses_records_and_nothing_else(make_node: Callable[..., Node]) -> None:
+    node = make_node(start=False)
     node.state_dir.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "none", node.state_dir]).check()
     try:
@@ -120,8 +120,10 @@ def _has_record(node: Node, one: Namespace, other: Namespace) -> bool:
     return bool(node.records(since))
 
 
-def test_run_directory_without_space_enrols_nobody_and_withdraws_all_the_same(node: Node) -> None:
-    node.down().check()
+def test_run_directory_without_space_enrols_nobody_and_withdraws_all_the_same(
+    make_node: Callable[..., Node],
+) -> None:
+    node = make_node(start=False)
     node.run_dir.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=0700", "none", node.run_dir]).check()
     try:
