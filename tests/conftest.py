@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,14 @@ ROOT_MARKERS = ("netns", "bpf")
 def forbids_skips() -> bool:
     """Whether a test that cannot run is a failure: in CI, and where somebody asks for it."""
     return os.environ.get("CI") == "true" or os.environ.get("INTERCEPTOR_FORBID_SKIPS") == "1"
+
+
+def pytest_configure() -> None:
+    # A shell that starts us in the background has these ignored, and what is ignored is
+    # inherited: by every program that a test runs.
+    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

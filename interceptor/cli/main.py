@@ -96,12 +96,18 @@ def run_command() -> int:
 
 def _invoke() -> int:
     # Not by `group.main`, which ends the process by itself when nobody reads its output.
+    status = 0
     try:
         with group.make_context("interceptor", sys.argv[1:]) as context:
             group.invoke(context)
     except click.exceptions.Exit as end:
-        return end.exit_code
-    return 0
+        status = end.exit_code
+    try:
+        sys.stdout.flush()  # now, while a failure can still be told
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+    return status
 
 
 def _unexpected(error: Exception) -> str:

@@ -276,7 +276,13 @@ def test_read_only_run_directory_is_named(idle: Node) -> None:
 
 
 def test_without_root_nothing_is_attempted(idle: Node) -> None:
-    script = "import os; os.setgid(65534); os.setuid(65534); from interceptor.cli import main; main()"
+    # Everything is imported while we may: nobody may not be able to look into this directory.
+    script = (
+        "import importlib, os, pkgutil, interceptor\n"
+        "for module in pkgutil.walk_packages(interceptor.__path__, 'interceptor.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        "os.setgid(65534); os.setuid(65534); os.chdir('/'); interceptor.cli.main()"
+    )
     python = idle.command()[0].replace("/interceptor", "/python")
     for command in (["up"], ["down"], ["run", "--service-account", "x", "true"], ["withdraw", "x"]):
         result = run(

@@ -206,7 +206,7 @@ def test_port_taken_while_the_agent_was_away_cuts_that_workload_off(mesh: Mesh) 
         entry = next(w for w in node.workloads() if w["name"] == "by-name")
         assert entry["state"] == "cut_off"
         assert "port 15006 is taken" in entry["problems"][0]
-        assert _exchange(mesh.run, mesh.other, socket.AF_INET)
+        assert _exchange(mesh.run, mesh.other, socket.AF_INET6)
         for source, destination in ((mesh.insider, mesh.named), (mesh.named, mesh.insider)):
             with pytest.raises(ConnectionError):
                 _exchange(source, destination, socket.AF_INET)
