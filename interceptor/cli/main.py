@@ -86,11 +86,13 @@ def run_command() -> int:
         return _fail(str(error), error.exit_status)
     except BrokenPipeError:
         # The reader (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
+        if isinstance(error, OSError):
+            _discard_output()
         return _fail(_unexpected(error), 1)
 
 
@@ -102,12 +104,13 @@ def _invoke() -> int:
             group.invoke(context)
     except click.exceptions.Exit as end:
         status = end.exit_code
-    try:
-        sys.stdout.flush()  # now, while a failure can still be told
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+    sys.stdout.flush()  # now, while a failure can still be told
     return status
+
+
+def _discard_output() -> None:
+    # What is buffered still would otherwise fail once more, when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unexpected(error: Exception) -> str:
