@@ -197,6 +197,7 @@ def test_port_taken_while_the_agent_was_away_cuts_that_workload_off(mesh: Mesh) 
     """
     node = mesh.node
     node.kill(signal.SIGKILL)
+    wait_until(lambda: lock_holder(node) is None, "its last thread has ended")
     _steal(mesh)
     with mesh.named.open_socket() as squatter:
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
