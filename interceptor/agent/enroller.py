@@ -215,7 +215,7 @@ class Enroller:
         async with self.lock:
             enrolled = self._enrolled.get(key)
             if enrolled is None and key in self._cut_off:
-                self._release(self._cut_off.pop(key).state)
+                self._release(key)
                 return
             if enrolled is None:
                 raise EnrolmentError(f"workload {key} is not enrolled: see 'interceptor workloads'")
@@ -394,15 +394,17 @@ class Enroller:
             steps.callback(lambda: self._capture.set_prefixes(self._captured_networks()))
             steps.callback(self._capture.withdraw, enrolled.cookie)
 
-    def _release(self, state: EnrolledState) -> None:
-        """Let go of a workload that nobody serves."""
+    def _release(self, key: WorkloadKey) -> None:
+        """Let go of a workload that nobody serves; it stays cut off when something fails."""
+        state = self._cut_off[key].state
         netns = state.reference.reopen()
+        self._capture.withdraw(state.reference.cookie)
         if netns is not None:
             with netns:
-                self._capture.withdraw(netns.cookie())
                 remove_return_path(netns, state.previous_sysctls)
-        self._save()
         remove_run(state)
+        del self._cut_off[key]
+        self._save()
 
     async def _attend(self, enrolled: Enrolled) -> None:
         """What an enrolled workload needs all the time, until it is withdrawn."""
