@@ -10,7 +10,7 @@ from interceptor.proxy import application
 from interceptor.proxy.context import require_permit
 from interceptor.proxy.dial import local_endpoint, peer_endpoint, tune
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, abort_socket
+from interceptor.transport.streams import PlainStream, abort_socket
 from interceptor.workload import Direction
 
 if TYPE_CHECKING:

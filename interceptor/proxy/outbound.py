@@ -14,17 +14,17 @@ from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProt
 from interceptor.proxy import dial
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.transport.tls import RECORD_BYTES, TlsStream
 from interceptor.workload import Direction, Endpoint
 
 if TYPE_CHECKING:
     import socket
 
     from interceptor.proxy.context import WorkloadContext
-    from interceptor.proxy.streams import ByteStream
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.streams import ByteStream
+    from interceptor.transport.tls import TlsContexts
     from interceptor.workload import Workload
 
 TUNNEL_PORT = 15008

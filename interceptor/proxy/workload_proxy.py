@@ -10,7 +10,7 @@ import trio
 
 from interceptor.proxy import inbound, inbound_plaintext, outbound
 from interceptor.proxy.context import Refusal
-from interceptor.proxy.streams import abort_socket
+from interceptor.transport.streams import abort_socket
 
 if TYPE_CHECKING:
     import socket

@@ -24,7 +24,7 @@ from OpenSSL.crypto import X509
 from interceptor.errors import PeerRejected
 from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import ALPN_PROTOCOL
-from interceptor.proxy.streams import StreamBroken, abort_socket
+from interceptor.transport.streams import StreamBroken, abort_socket
 
 if TYPE_CHECKING:
     import socket
