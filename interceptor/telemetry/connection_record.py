@@ -56,6 +56,7 @@ class ConnectionRecord:
     tls_version: str | None = field(default=None, init=False)
     cipher: str | None = field(default=None, init=False)
     key_exchange: str | None = field(default=None, init=False)
+    own_serials: tuple[str, ...] = field(default=(), init=False)  # of the chain that we proved, leaf first
     peer_serials: tuple[str, ...] = field(
         default=(), init=False
     )  # of the chain that the peer proved, leaf first

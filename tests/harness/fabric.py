@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from interceptor.kernel import netns as kernel_netns
@@ -19,6 +18,7 @@ from tests.harness.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from ipaddress import IPv4Address, IPv6Address
     from pathlib import Path
 
     from interceptor.kernel.netns import NetworkNamespace
