@@ -1,4 +1,4 @@
-"""Keep each enrolled workload's SVID fresh: a new key and certificate each time, without end."""
+"""Keep each enrolled workload's SVID fresh, and the node's own: a new key and certificate each time, without end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from interceptor.credentials.renewal import Renewal
 from interceptor.credentials.signing_queue import SigningQueue
+from interceptor.identity.rotation import is_late
 from interceptor.identity.signing_request import create_private_key, create_signing_request
-from interceptor.identity.svid import X509Svid
+from interceptor.identity.svid import NodeSvid, X509Svid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from datetime import datetime, timedelta
 
     from interceptor.credentials.link import Signer
@@ -40,51 +41,60 @@ class CredentialStatus:
 
 
 class Credentials:
-    """The SVIDs of a node's workloads; one task for each workload runs `keep_fresh`."""
+    """The SVIDs of a node's workloads; one task for each workload runs `keep_fresh`.
+
+    node    the renewal of the node's own certificate, None when the authority is in this process
+    """
 
     def __init__(
-        self,
-        signer: Signer,
-        lifetime: timedelta,
-        now: Callable[[], datetime],
-        observer: Observer,
-        queue: SigningQueue | None = None,
+        self, signer: Signer, lifetime: timedelta, now: Callable[[], datetime], observer: Observer
     ) -> None:
         self._signer = signer
         self._lifetime = lifetime
         self._now = now
         self._observer = observer
-        self._queue = queue or SigningQueue()
-        self._renewals: dict[WorkloadKey, tuple[SpiffeId, Renewal[X509Svid]]] = {}
+        self._queue = SigningQueue()
+        self._workloads: dict[WorkloadKey, tuple[SpiffeId, Renewal[X509Svid]]] = {}
+        self.node: Renewal[NodeSvid] | None = None
 
     def status(self, key: WorkloadKey) -> CredentialStatus | None:
         """The state of one workload's certificate, None when it is not kept here."""
-        if key not in self._renewals:
+        if key not in self._workloads:
             return None
-        spiffe_id, renewal = self._renewals[key]
+        spiffe_id, renewal = self._workloads[key]
         return CredentialStatus(
             spiffe_id, renewal.certificate, renewal.renew_at, renewal.renewals, renewal.last_error
         )
 
-    def svids(self) -> Iterator[X509Svid]:
-        """Every SVID in use."""
-        for _, renewal in self._renewals.values():
+    def svids(self) -> Iterator[X509Svid | NodeSvid]:
+        """Every SVID in use, of the workloads and of the node."""
+        for renewal in self._renewals():
             if renewal.certificate is not None:
                 yield renewal.certificate
 
-    def bring_forward(self, is_meant: Callable[[X509Svid], bool], spread: timedelta) -> int:
-        """Renew those SVIDs within `spread` that are meant, or due after a failure; returns how many."""
-        brought = 0
-        for _, renewal in self._renewals.values():
-            svid = renewal.certificate
-            if svid is not None and is_meant(svid):
-                renewal.bring_forward(spread)
-                brought += 1
-        return brought
+    def late(self) -> int:
+        """How many are missing, or past three quarters of their life."""
+        now = self._now()
+        return sum(
+            renewal.certificate is None
+            or is_late(renewal.certificate.issued_at, renewal.certificate.not_after, now)
+            for renewal in self._renewals()
+        )
+
+    def bring_forward(self, is_meant: Callable[[X509Svid | NodeSvid], bool], spread: timedelta) -> int:
+        """Renew the SVIDs that are meant, each at a random moment within `spread`; returns how many."""
+        meant = [
+            renewal
+            for renewal in self._renewals()
+            if renewal.certificate is not None and is_meant(renewal.certificate)
+        ]
+        for renewal in meant:
+            renewal.bring_forward(spread)
+        return len(meant)
 
     def try_again(self, spread: timedelta) -> None:
-        """Make the next attempt within `spread` for whatever failed: the authority is back."""
-        for _, renewal in self._renewals.values():
+        """Make the next attempt within `spread` wherever the last one failed: the authority is back."""
+        for renewal in self._renewals():
             if renewal.last_error is not None:
                 renewal.bring_forward(spread)
 
@@ -97,11 +107,27 @@ class Credentials:
 
         issue = partial(self._issue, workload.identity)
         renewal = Renewal(str(workload.key), issue, self._queue, self._now)
-        self._renewals[workload.key] = (workload.identity, renewal)
+        self._workloads[workload.key] = (workload.identity, renewal)
         try:
             await renewal.run(use, partial(self._observer.renewal_failed, workload))
         finally:
-            del self._renewals[workload.key]
+            del self._workloads[workload.key]
+
+    async def keep_node_fresh(
+        self, first: NodeSvid, issue: Callable[[], Awaitable[NodeSvid]], use: Callable[[NodeSvid], None]
+    ) -> None:
+        """The same for the node's own certificate, of which it has one already."""
+        self.node = Renewal(str(first.spiffe_id), issue, self._queue, self._now)
+        try:
+            await self.node.run(use, lambda _: None, first=first)
+        finally:
+            self.node = None
+
+    def _renewals(self) -> Iterator[Renewal[X509Svid] | Renewal[NodeSvid]]:
+        for _, renewal in self._workloads.values():
+            yield renewal
+        if self.node is not None:
+            yield self.node
 
     async def _issue(self, spiffe_id: SpiffeId) -> X509Svid:
         key = create_private_key()

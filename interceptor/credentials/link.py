@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from interceptor.authority.documents import NodeReport, RegistryDocument
     from interceptor.identity.spiffe_id import SpiffeId
+    from interceptor.identity.trust_document import TrustDocument
 
 
 class Signer(Protocol):
@@ -19,3 +21,16 @@ class Signer(Protocol):
         self, request: x509.CertificateSigningRequest, spiffe_id: SpiffeId, lifetime: timedelta
     ) -> tuple[x509.Certificate, ...]:
         """Leaf and intermediates for a signing request; AuthorityError says why not."""
+
+
+class AuthorityLink(Signer, Protocol):
+    """Every call raises AuthorityError with the authority's reason, or why it cannot be reached."""
+
+    async def trust(self, known: str | None) -> TrustDocument:
+        """The trust document, as soon as its document_hash differs from `known`."""
+
+    async def registry(self, known: int | None) -> RegistryDocument:
+        """The workloads of all nodes, as soon as the version differs from `known`."""
+
+    async def report(self, report: NodeReport) -> None:
+        """Tell what this node runs and whom it trusts."""

@@ -85,11 +85,12 @@ class Renewal(Generic[C]):
             use(certificate)
 
     def bring_forward(self, spread: timedelta) -> None:
-        """Renew within `spread` from now, at a random moment, if it is not due before; also after a failed attempt."""
-        fraction = _randomness.random()
-        if self.renew_at is not None:
-            self.renew_at = min(self.renew_at, self._now() + spread * fraction)
-        self._attempt_at = min(self._attempt_at, trio.current_time() + spread.total_seconds() * fraction)
+        """Renew at a random moment within `spread` from now, unless it is due by then; so also after a failure."""
+        moment = spread * _randomness.random()
+        if self.renew_at is not None and self.renew_at > self._now() + spread:
+            self.renew_at = self._now() + moment
+        if self._attempt_at > trio.current_time() + spread.total_seconds():
+            self._attempt_at = trio.current_time() + moment.total_seconds()
         self._hurry.set()
 
     def _adopt(self, certificate: C) -> None:
