@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from interceptor.errors import AuthorityError, quoted
-from interceptor.identity.spiffe_id import SpiffeId
+from interceptor.identity.node_id import Identity
 
 
 def create_private_key() -> ec.EllipticCurvePrivateKey:
@@ -18,7 +18,7 @@ def create_private_key() -> ec.EllipticCurvePrivateKey:
 
 
 def create_signing_request(
-    spiffe_id: SpiffeId, key: ec.EllipticCurvePrivateKey
+    spiffe_id: Identity, key: ec.EllipticCurvePrivateKey
 ) -> x509.CertificateSigningRequest:
     """Ask for a certificate of `spiffe_id` for `key`: empty subject, the id as the only name, signed by the key."""
     name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id))])
@@ -27,7 +27,7 @@ def create_signing_request(
 
 
 def check_signing_request(
-    request: x509.CertificateSigningRequest, spiffe_id: SpiffeId
+    request: x509.CertificateSigningRequest, spiffe_id: Identity
 ) -> ec.EllipticCurvePublicKey:
     """Return the key to certify, if the request is what we demand for `spiffe_id`.
 
@@ -57,5 +57,5 @@ def _names_in(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]
         return []
 
 
-def _refused(spiffe_id: SpiffeId, why: str) -> AuthorityError:
+def _refused(spiffe_id: Identity, why: str) -> AuthorityError:
     return AuthorityError(f"signing request for {spiffe_id} refused: {why}")
