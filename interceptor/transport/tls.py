@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from interceptor.identity.trust_bundle import TrustBundles
     from interceptor.telemetry.connection_record import ConnectionRecord
 
+TlsContext = SSL.Context  # for those who only hand it on
+
 CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
 RECORD_BYTES = 16384  # most plaintext in one TLS record (RFC 8446 section 5.1)
 
