@@ -31,8 +31,8 @@ from interceptor.kernel.return_path import current_sysctls, install_return_path,
 from interceptor.kernel.socket_diag import destroy_established
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.tls import tls_contexts
 from interceptor.proxy.workload_proxy import WorkloadProxy
+from interceptor.transport.tls import tls_contexts
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ class Enroller:
             return True
         bridge = self._config.bridge
         within = any(address in cidr for cidr in self._config.mesh_cidrs)
-        taken = self._holder_to_be(address, besides=state.key) is not None
+        taken = self._holder_to_be(address, besides=state.key) or self._registry.value.is_remote(address)
         return state.run is None and within and not taken and address not in (bridge.ipv4.ip, bridge.ipv6.ip)
 
     def _holder_to_be(self, address: IPAddress, *, besides: WorkloadKey) -> WorkloadKey | None:
@@ -315,6 +315,8 @@ class Enroller:
         addresses = _addresses(netns, lambda a: previous is None or self._may_keep(previous, a))
         workload = Workload(key, identity, addresses, self._config.node)
         self._require_free(workload)
+        if previous is None:
+            self._require_local(workload)
         state = self._write_down(workload, request, netns, undo) if previous is None else previous
         install_return_path(netns)
         listeners = open_listeners(netns, undo)
@@ -349,6 +351,17 @@ class Enroller:
                 raise EnrolmentError(
                     f"workload {workload.key} cannot be enrolled, its address {address} belongs to {holder}, which "
                     "could not be taken over from the last agent: withdraw that first"
+                )
+
+    def _require_local(self, workload: Workload) -> None:
+        """EnrolmentError when a workload of another node has one of its addresses: others are sent there."""
+        for address in workload.addresses:
+            if self._registry.value.is_remote(address):
+                holder = self._registry.value.by_address(address)
+                assert holder is not None
+                raise EnrolmentError(
+                    f"workload {workload.key} cannot be enrolled, its address {address} belongs to {holder.key} on "
+                    f"node {holder.node}: give this one another address, or withdraw the other there"
                 )
 
     def _write_down(

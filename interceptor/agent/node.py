@@ -79,7 +79,9 @@ class Node:
     def renewed(self, workload: Workload, svid: X509Svid) -> None:
         """A workload has a new certificate."""
         self.records.metrics.renewal("success")
-        self.records.metrics.set_certificate(workload.key, workload.identity, svid.not_after.timestamp())
+        self.records.metrics.expiry.set_certificate(
+            workload.key, workload.identity, svid.issued_at.timestamp(), svid.not_after.timestamp()
+        )
 
     def renewal_failed(self, workload: Workload, error: str) -> None:
         """A workload's certificate could not be renewed; the credentials try again."""

@@ -73,6 +73,7 @@ class _Reader:
             limits=self._limits(defaults.limits),
             records=self._records(paths),
             metrics_address=self._get("metrics.address", parse_listen_address, defaults.metrics_address),
+            authority_address=self._get_or_none("authority.address", parse_listen_address),
         )
         self._refuse_unknown_keys()
         self._check_node(config)
@@ -104,7 +105,11 @@ class _Reader:
     def _certificates(self, default: CertificatesConfig) -> CertificatesConfig:
         # Shorter could not be renewed in time on a busy machine; the authority issues nothing longer.
         parse = _duration(timedelta(seconds=10), timedelta(hours=24))
-        return CertificatesConfig(lifetime=self._get("certificates.lifetime", parse, default.lifetime))
+        grace = _duration(timedelta(0), timedelta(days=30))
+        return CertificatesConfig(
+            lifetime=self._get("certificates.lifetime", parse, default.lifetime),
+            expired_peer_grace=self._get("certificates.expiredPeerGrace", grace, default.expired_peer_grace),
+        )
 
     def _paths(self, default: PathsConfig) -> PathsConfig:
         return PathsConfig(
@@ -129,6 +134,9 @@ class _Reader:
                 "limits.connectionsPerWorkload", 1, 1_000_000, connections
             ),
             pending_handshakes=self._get_count("limits.pendingHandshakes", 1, 100_000, handshakes),
+            connection_max_age=self._get_or_none(
+                "limits.connectionMaxAge", _duration(timedelta(seconds=1), timedelta(days=365))
+            ),
         )
 
     def _records(self, paths: PathsConfig) -> RecordsConfig:

@@ -96,6 +96,7 @@ CONNECTION_KEYS = [
     "tls_version",
     "tls_cipher",
     "tls_key_exchange",
+    "peer_serial_number",
     "state",
 ]
 
