@@ -29,6 +29,7 @@ from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, 
 from interceptor.kernel.address_events import drain, open_address_events
 from interceptor.kernel.return_path import current_sysctls, install_return_path, remove_return_path
 from interceptor.kernel.socket_diag import destroy_established
+from interceptor.labels import NO_LABELS, Labels
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
 from interceptor.proxy.workload_proxy import WorkloadProxy
@@ -89,6 +90,7 @@ class Request:
     service_account: str
     reference: NamespaceReference
     run: RunDetails | None = None
+    labels: Labels = NO_LABELS
 
 
 class Enroller:
@@ -133,7 +135,7 @@ class Enroller:
                 enrolled = self._prepare(request, netns, undo)
                 del self._pending[enrolled.workload.key]
                 # Before the proxy has connections of its own in there, which would be among them.
-                if self._policy.value.mode is MtlsMode.STRICT:
+                if self._policy.value.modes.at(enrolled.workload, 0).mode is MtlsMode.STRICT:
                     cut = destroy_established(netns, self._captured_networks())
                     if cut:
                         log.info("%s: %d connections from before its enrolment were reset", request.name, cut)
@@ -188,7 +190,12 @@ class Enroller:
             self._forget(state.key)
             return None
         request = Request(
-            state.key.namespace, state.key.name, state.service_account, state.reference, state.run
+            state.key.namespace,
+            state.key.name,
+            state.service_account,
+            state.reference,
+            state.run,
+            state.labels,
         )
         with ExitStack() as undo:
             undo.callback(netns.close)
@@ -252,7 +259,7 @@ class Enroller:
                 enrolled.local = local
             if addresses == workload.addresses:
                 return
-            changed = Workload(workload.key, workload.identity, addresses, workload.node)
+            changed = replace(workload, addresses=addresses)
             registry = self._registry.value.without(workload.key).with_workload(changed)
             enrolled.workload = changed
             enrolled.state = replace(enrolled.state, addresses=addresses)
@@ -313,7 +320,7 @@ class Enroller:
         )
         self._require_new(key, netns, previous=previous)
         addresses = _addresses(netns, lambda a: previous is None or self._may_keep(previous, a))
-        workload = Workload(key, identity, addresses, self._config.node)
+        workload = Workload(key, identity, addresses, self._config.node, request.labels)
         self._require_free(workload)
         if previous is None:
             self._require_local(workload)
@@ -370,7 +377,13 @@ class Enroller:
         """Note in the state file what is about to be changed, so that it is undone also if we die on the way."""
         key, sysctls = workload.key, current_sysctls(netns)
         state = EnrolledState(
-            key, request.service_account, request.reference, workload.addresses, sysctls, request.run
+            key,
+            request.service_account,
+            request.reference,
+            workload.addresses,
+            sysctls,
+            request.run,
+            request.labels,
         )
         self._pending[key] = state
         undo.callback(self._forget, key)

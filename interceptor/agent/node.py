@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.admin import AdminServer, open_listener
+from interceptor.agent.audit import Audit
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.enroller import CutOff, Enroller
 from interceptor.agent.hosts import HostsFiles
+from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
 from interceptor.agent.signer import EmbeddedSigner
@@ -55,12 +57,22 @@ class Node:
         restored: list[EnrolledState],
     ) -> None:
         self.config = config
-        self.records = Records(config.records)
+        self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
+        self.records = Records(config.records, self.audit)
         self.signer = EmbeddedSigner(authority, config.paths.state_dir / AUTHORITY_DIRECTORY)
         self.credentials = Credentials(self.signer, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
-        self.policy = Snapshot(PolicySet(config.mode))
+        self.policy = Snapshot(
+            PolicySet(config.mode, (), config.policy.root_namespace, config.policy.address_mismatch)
+        )
+        self.policies = PolicyKeeper(
+            config,
+            self.policy,
+            self.audit,
+            lambda: [e.proxy.context for e in self.enroller.enrolled],
+            wall_clock,
+        )
         self.started_at = wall_clock()
         self.enroller = Enroller(
             Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
@@ -94,8 +106,10 @@ class Node:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
+        self.policies.start()  # before anything is served
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.records.run)
+            nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals)
             nursery.start_soon(MetricsServer(self.records.metrics.expose, self.missing).serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)

@@ -18,6 +18,7 @@ from interceptor.errors import EnrolmentError, UsageError
 from interceptor.identity.spiffe_id import validate_name
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
+from interceptor.labels import Labels
 from interceptor.workload import WorkloadKey
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Requests:
             undo.callback(netns.close)
             namespace, account = self._names(request)
             name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
-            wanted = Request(namespace, name, account, reference)
+            wanted = Request(namespace, name, account, reference, labels=_labels(request))
             undo.pop_all()
         enrolled = await self._node.enroller.enrol(wanted, netns, self._nursery)
         return self._views.workload(enrolled)
@@ -107,7 +108,8 @@ class Requests:
                 undo.callback(netlink.remove_link, host_link)
                 close.pop_all()
             reference = NamespaceReference.of(netns, path=str(path))
-            wanted = Request(namespace, name, account, reference, RunDetails(owner, host_link))
+            run = RunDetails(owner, host_link)
+            wanted = Request(namespace, name, account, reference, run, _labels(request))
             enrolled = await self._node.enroller.enrol(wanted, netns, self._nursery)
             undo.pop_all()
         self._node.hosts.write(self._node.registry.value)
@@ -187,6 +189,13 @@ def _text(request: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"{key} is missing in the request")
     return value
+
+
+def _labels(request: Mapping[str, Any]) -> Labels:
+    value = request.get("labels") or {}
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise UsageError("labels must be an object of texts")
+    return Labels(value)
 
 
 def _integer(request: Mapping[str, Any], key: str) -> int:

@@ -43,6 +43,7 @@ class Views:
             "service_account": workload.service_account,
             "identity": str(workload.identity),
             "addresses": [str(address) for address in workload.addresses if not address.is_link_local],
+            "labels": dict(workload.labels),
             "state": "degraded" if problems else "ready",
             "problems": problems,
             "connections": len(enrolled.proxy.context.live),
@@ -132,6 +133,7 @@ class Views:
                 SpiffeId(self._node.config.trust_domain, state.key.namespace, state.service_account)
             ),
             "addresses": [],
+            "labels": dict(state.labels),
             "state": "cut_off",
             "problems": [f"all its connections are refused, it could not be taken over: {cut_off.error}"],
             "connections": 0,

@@ -9,7 +9,7 @@ import trio
 
 from interceptor.errors import PeerRejected
 from interceptor.policy.policy_set import OutboundAttempt
-from interceptor.policy.verdict import Permit, Reason, Transport
+from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProtocolError
 from interceptor.proxy import dial
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
@@ -22,6 +22,7 @@ from interceptor.workload import Direction, Endpoint
 if TYPE_CHECKING:
     import socket
 
+    from interceptor.policy.verdict import Verdict
     from interceptor.proxy.context import WorkloadContext
     from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.transport.streams import ByteStream
@@ -50,11 +51,8 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             if destination is None:
                 raise Refusal(Reason.NO_ORIGINAL_DESTINATION)
             record.destination = destination
-            workload = await context.find_workload(destination.address)
-            record.destination_workload = workload
-            attempt = OutboundAttempt(context.workload, destination, workload)
-            permit = require_permit(context.policy.value.decide_outbound(attempt), record)
-            assert workload is not None, "a permit names its destination"
+            permit = require_permit(await _decide(destination, context, record), record)
+            workload = record.destination_workload
             stream, first_bytes = await _open(permit, destination, workload, context, record, cleanup)
             tune(application)
             context.recorder.opened(record)
@@ -65,10 +63,24 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             record.closed_by, record.close_kind = relay.closed_by, relay.close_kind
 
 
+async def _decide(destination: Endpoint, context: WorkloadContext, record: ConnectionRecord) -> Verdict:
+    """Ask policy; when that fails because nobody is known to have the address, wait for somebody, and ask again."""
+
+    def ask(workload: Workload | None) -> Verdict:
+        record.destination_workload = workload
+        attempt = OutboundAttempt(context.workload, destination, workload, context.timestamp())
+        return context.policy.value.decide_outbound(attempt)
+
+    verdict = ask(context.registry.value.by_address(destination.address))
+    if isinstance(verdict, Denial) and verdict.reason is Reason.UNKNOWN_DESTINATION:
+        return ask(await context.find_workload(destination.address))
+    return verdict
+
+
 async def _open(
     permit: Permit,
     destination: Endpoint,
-    workload: Workload,
+    workload: Workload | None,
     context: WorkloadContext,
     record: ConnectionRecord,
     cleanup: ExitStack,
@@ -79,6 +91,7 @@ async def _open(
     if permit.transport is Transport.PLAINTEXT:
         await dial.connect(upstream, destination, context.limits.connect_timeout)
         return PlainStream(upstream), b""
+    assert workload is not None, "whoever is reached by mutual TLS is known"
     contexts = await context.tls_contexts(record)
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)

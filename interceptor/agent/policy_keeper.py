@@ -1,0 +1,222 @@
+"""Keeps the policy in force the same as what the files say, or the last good one, and closes what it no longer permits.
+
+A set that cannot be used leaves the one before in force, and is told of until it is repaired. At the start there is none
+before: then everything is denied (`policy_pending`), and the agent is there to say why.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.agent.policy_files import PolicyFiles, PolicyTexts
+from interceptor.agent.state import write_atomically
+from interceptor.errors import InterceptorError, PolicyError
+from interceptor.policy.documents import LegacyException
+from interceptor.policy.policy_set import PolicySet
+from interceptor.proxy.redecide import redecide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from interceptor.agent.audit import Audit
+    from interceptor.agent.policy_files import Signature
+    from interceptor.config import Config
+    from interceptor.policy.documents import Document, PolicyName
+    from interceptor.proxy.context import WorkloadContext
+    from interceptor.proxy.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+MAX_DIFF_LINES = 200  # of one event in the audit trail
+MARKER = "policies.json"  # says in the state directory how many documents there were
+
+
+class PolicyKeeper:
+    """The one owner of the policy snapshot. `error` is what is wrong with the files now, empty when nothing is."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Snapshot[PolicySet],
+        audit: Audit,
+        contexts: Callable[[], Iterable[WorkloadContext]],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._audit = audit
+        self._contexts = contexts
+        self._now = now
+        self._files = PolicyFiles(config.paths.policies, config.policy.root_namespace)
+        self._marker = config.paths.state_dir / MARKER
+        self._seen: Signature | None = None
+        self._texts: Mapping[str, str] = {}
+        self._asked_at = now()
+        self._lock = trio.Lock()
+        self.error = ""
+        self.loaded_at = now()
+
+    @property
+    def directory(self) -> Path:
+        """Where the documents are."""
+        return self._config.paths.policies
+
+    def start(self) -> None:
+        """Read the policies for the first time; what cannot be read denies everything until it is repaired."""
+        try:
+            self._seen = self._files.signature()
+            loaded = self._files.load()
+            self._require_expected(loaded)
+        except PolicyError as error:
+            self.error = str(error)
+            pending = f"the policies could not be read when the agent started: {error}"
+            self._policy.replace(replace(self._policy.value, pending=pending))
+            log.error("%s; everything is denied until that is repaired", pending)  # noqa: TRY400 - one line
+            self._audit.policy_refused("start of the agent", self.error)
+            return
+        self._policy.replace(self._build(loaded.documents))
+        self._accept(loaded)
+        log.info("%d policy documents in %s", len(loaded.documents), self.directory)
+
+    async def run(self) -> None:
+        """Follow the files and the expiry of exceptions, for ever."""
+        while True:
+            await trio.sleep(POLL_SECONDS)
+            await self._follow_files()
+            await self._follow_expiry()
+
+    async def _follow_files(self) -> None:
+        async with self._lock:
+            try:
+                signature = await trio.to_thread.run_sync(self._files.signature)
+                if signature == self._seen:
+                    return
+                self._seen = signature
+                loaded = await trio.to_thread.run_sync(self._files.load)
+                self._require_expected(loaded)
+                await self._put_in_force(loaded, f"files of {loaded.owners or 'nobody'}")
+            except PolicyError as error:
+                self._refuse(str(error), "files")
+
+    async def apply(self, changed: Mapping[str, str], by: str) -> int:
+        """Write files into the directory and put the set in force; returns how many connections that closed.
+
+        PolicyError when the set would not be usable: nothing is written then.
+        """
+        async with self._lock:
+            await trio.to_thread.run_sync(self._files.load, changed)
+            try:
+                self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+                for name, text in changed.items():
+                    write_atomically(self.directory / name, text.encode())
+            except OSError as error:
+                raise PolicyError(f"{self.directory} cannot be written: {error.strerror}") from error
+            self._seen = await trio.to_thread.run_sync(self._files.signature)
+            return await self._put_in_force(await trio.to_thread.run_sync(self._files.load), by)
+
+    async def candidate(self, changed: Mapping[str, str]) -> PolicySet:
+        """What would be in force with these files' texts instead; PolicyError when they cannot be used."""
+        async with self._lock:
+            loaded = await trio.to_thread.run_sync(self._files.load, changed)
+            return await trio.to_thread.run_sync(self._build, loaded.documents)
+
+    async def _put_in_force(self, loaded: PolicyTexts, by: str) -> int:
+        policies = await trio.to_thread.run_sync(self._build, loaded.documents)
+        before = self._policy.value
+        if policies == before and not self.error:
+            self._accept(loaded)
+            return 0
+        self._policy.replace(policies)
+        closed = await self.redecide()
+        changes = changes_between(before.documents, policies.documents)
+        self._audit.policy_changed(by, changes, closed, self._diff(loaded.texts))
+        self._accept(loaded)
+        summary = ", ".join(f"{len(names)} {what}" for what, names in changes.items())
+        log.info("policies changed by %s: %s; %d connections closed", by, summary, closed)
+        return closed
+
+    async def redecide(self) -> int:
+        """Ask the policy in force about every open connection; returns how many were closed."""
+        closed = 0
+        for context in self._contexts():
+            closed += await redecide(context)
+        return closed
+
+    async def _follow_expiry(self) -> None:
+        before, self._asked_at = self._asked_at, self._now()
+        ended = [
+            document.head.name
+            for document in self._policy.value.documents
+            if isinstance(document, LegacyException) and before < document.expires <= self._asked_at
+        ]
+        if ended:
+            log.warning("%s ended; %d connections closed", ", ".join(map(str, ended)), await self.redecide())
+
+    def _require_expected(self, loaded: PolicyTexts) -> None:
+        """A directory that vanished is no set without policies: it is an accident, or an attack."""
+        if not loaded.documents and not self.directory.exists() and self._remembered():
+            raise PolicyError(
+                f"{self.directory} is gone with the {self._remembered()} documents in it: put it back, or make it "
+                "empty if there shall be no policies"
+            )
+
+    def _remembered(self) -> int:
+        try:
+            return int(json.loads(self._marker.read_bytes())["documents"])
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError):
+            return -1  # something was there, and nobody knows what
+
+    def _build(self, documents: tuple[Document, ...]) -> PolicySet:
+        policy = self._config.policy
+        return PolicySet(self._config.mode, documents, policy.root_namespace, policy.address_mismatch)
+
+    def _accept(self, loaded: PolicyTexts) -> None:
+        self._texts = loaded.texts
+        self.error = ""
+        self.loaded_at = self._now()
+        if self._remembered() != len(loaded.documents):
+            try:
+                write_atomically(self._marker, json.dumps({"documents": len(loaded.documents)}).encode())
+            except InterceptorError as error:
+                log.warning("%s", error)
+
+    def _refuse(self, error: str, by: str) -> None:
+        if error != self.error:
+            log.error("policies refused, those before stay in force: %s", error)
+            self._audit.policy_refused(by, error)
+        self.error = error
+
+    def _diff(self, texts: Mapping[str, str]) -> list[str]:
+        lines: list[str] = []
+        for name in sorted({*texts, *self._texts}):
+            old, new = self._texts.get(name, ""), texts.get(name, "")
+            if old != new:
+                lines += difflib.unified_diff(
+                    old.splitlines(), new.splitlines(), name, name, lineterm="", n=1
+                )
+        return lines[:MAX_DIFF_LINES]
+
+
+def changes_between(before: Iterable[Document], after: Iterable[Document]) -> dict[str, list[str]]:
+    """The names of the documents that were added, removed and changed."""
+    old, new = ({document.head.name: document for document in found} for found in (before, after))
+
+    def shown(names: Iterable[PolicyName]) -> list[str]:
+        return [str(name) for name in sorted(names)]
+
+    return {
+        "added": shown(new.keys() - old.keys()),
+        "removed": shown(old.keys() - new.keys()),
+        "changed": shown(name for name in new.keys() & old.keys() if new[name] != old[name]),
+    }

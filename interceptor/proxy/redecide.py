@@ -1,0 +1,73 @@
+"""Ask policy again about the connections that are open, and close those that it no longer permits.
+
+A connection is held by `LiveConnections` before it is decided for the first time, and both are done without giving up
+the processor in between. So whatever is not here when the policy changes is decided by the new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
+from interceptor.policy.verdict import Denial, Reason, Transport
+from interceptor.workload import Direction
+
+if TYPE_CHECKING:
+    from interceptor.policy.policy_set import PolicySet
+    from interceptor.policy.verdict import Verdict
+    from interceptor.proxy.context import WorkloadContext
+    from interceptor.telemetry.connection_record import ConnectionRecord
+
+BATCH = 100  # decided in one go, before other tasks run
+
+
+async def redecide(context: WorkloadContext) -> int:
+    """Close every connection of a workload that the policy in force denies now; returns how many were closed."""
+
+    def judge(record: ConnectionRecord) -> Denial | None:
+        return denial_now(record, context)
+
+    closed = 0
+    records = context.live.records
+    for start in range(0, len(records), BATCH):
+        closed += context.live.close_denied(judge, records[start : start + BATCH])
+        await trio.lowlevel.checkpoint()
+    return closed
+
+
+def denial_now(record: ConnectionRecord, context: WorkloadContext) -> Denial | None:
+    """Why an open connection may not go on; None when it may, or has not been decided yet."""
+    if record.verdict != "permit":
+        return None
+    verdict = verdict_now(record, context, context.policy.value)
+    if isinstance(verdict, Denial):
+        return verdict
+    if verdict is not None and record.transport is Transport.PLAINTEXT is not verdict.transport:
+        return Denial(
+            Reason.PLAINTEXT_REFUSED, "it is in plaintext, and must be encrypted now", verdict.policy
+        )
+    return None
+
+
+def verdict_now(record: ConnectionRecord, context: WorkloadContext, policies: PolicySet) -> Verdict | None:
+    """What policies say of a connection that the record tells of; None when it does not tell enough."""
+    if record.source is None or record.destination is None:
+        return None
+    if record.direction is Direction.OUTBOUND:
+        return policies.decide_outbound(
+            OutboundAttempt(
+                context.workload, record.destination, record.destination_workload, context.timestamp()
+            )
+        )
+    return policies.decide_inbound(
+        InboundAttempt(
+            context.workload,
+            record.destination,
+            record.source.address,
+            context.canonical(record.source_identity),
+            context.registry.value.by_address(record.source.address),
+            context.timestamp(),
+        )
+    )
