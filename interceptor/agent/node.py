@@ -57,6 +57,7 @@ class Node:
         restored: list[EnrolledState],
     ) -> None:
         self.config = config
+        self.now = wall_clock
         self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
         self.records = Records(config.records, self.audit)
         self.signer = EmbeddedSigner(authority, config.paths.state_dir / AUTHORITY_DIRECTORY)
@@ -107,6 +108,7 @@ class Node:
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
         self.policies.start()  # before anything is served
+        self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)

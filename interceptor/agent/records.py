@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor.agent.plaintext_peers import PlaintextPeers
 from interceptor.agent.queued_file import QueuedFile
 from interceptor.telemetry.access_log import format_record
 from interceptor.telemetry.metrics import Metrics
@@ -32,6 +33,7 @@ class Records:
         self.recent = RecentConnections(RECENT_CONNECTIONS)
         self._file = RecordFile(config.path, config.max_bytes)
         self._audit = audit
+        self.plaintext_peers = PlaintextPeers()
         self._opened: set[ConnectionRecord] = set()
 
     def opened(self, record: ConnectionRecord) -> None:
@@ -39,6 +41,7 @@ class Records:
         self.metrics.opened(record)
         self.recent.add(record)
         self._opened.add(record)
+        self.plaintext_peers.opened(record)
         if self._audit is not None:
             self._audit.opened(record)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from interceptor.agent.enroller import Request
+from interceptor.agent.policy_requests import PolicyRequests
 from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.agent.state import RunDetails
 from interceptor.agent.views import Views
@@ -55,6 +56,7 @@ class Requests:
             "certificates": self._views.certificates,
             "status": self._views.status,
             "explain": self._views.explain,
+            **PolicyRequests(self._node).commands,
         }
 
     async def _enrol(self, request: Mapping[str, Any]) -> object:

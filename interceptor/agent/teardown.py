@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.agent.enroller import remove_run
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
+from interceptor.agent.policy_keeper import MARKER
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import EnrolmentError, InterceptorError, StateError
@@ -34,7 +35,7 @@ LOCK_SECONDS = 10.0
 OWNER_SECONDS = 5.0  # for each signal
 _RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
 _RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
-_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log")
+_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log", MARKER, f".{MARKER}.new")
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
@@ -160,7 +161,8 @@ def _remove_tree(directory: Path) -> None:
 def _remove_state(config: Config) -> None:
     """Remove what we keep in the state directory; anything else in it stays, and so does the directory."""
     state_dir = config.paths.state_dir
-    for path in (config.records.path, config.records.path.with_name(config.records.path.name + ".1")):
+    files = (config.records.path, config.paths.audit)
+    for path in (*files, *(path.with_name(f"{path.name}.1") for path in files)):
         path.unlink(missing_ok=True)
     for name in _AUTHORITY_DIRECTORIES:
         _remove_tree(state_dir / name)

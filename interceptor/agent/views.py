@@ -9,12 +9,13 @@ import trio
 
 from interceptor import __version__
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.explain import explain
+from interceptor.agent.explain import explain, explain_connection
 from interceptor.agent.health import problems_of
 from interceptor.errors import UsageError
 from interceptor.identity.rotation import remaining_fraction
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.kernel import capture as kernel_capture
+from interceptor.policy.lint import expiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +85,9 @@ class Views:
         degraded = await self._degraded()
         problems = [] if attached or missing else ["the capture programs are not attached: restart the agent"]
         problems += [f"{name}: {problem}" for name, found in degraded.items() for problem in found]
+        if node.policies.error:
+            kept = "everything is denied" if node.policy.value.pending else "those before stay in force"
+            problems.append(f"policies refused, {kept}: {node.policies.error}")
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -102,6 +106,8 @@ class Views:
             "connections_open": sum(len(each.proxy.context.live) for each in node.enroller.enrolled),
             "handshakes_captured": node.capture.pending_flows(),
             "authority_not_after": node.signer.authority.not_after.isoformat(),
+            "policies": len(node.policy.value.documents),
+            "policy_warnings": list(expiring(node.policy.value.documents, wall_clock())),
             "metrics_address": str(node.config.metrics_address),
             "kernel_counters": {
                 counter.name.lower(): value for counter, value in node.capture.counters().items()
@@ -110,6 +116,8 @@ class Views:
 
     async def explain(self, request: Mapping[str, Any]) -> object:
         """Each step of the decision about one connection, with its evidence."""
+        if request.get("connection") is not None:
+            return explain_connection(self._node, str(request["connection"]))
         return explain(self._node, str(request.get("source", "")), str(request.get("destination", "")))
 
     async def _degraded(self) -> dict[str, list[str]]:

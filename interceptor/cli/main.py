@@ -18,6 +18,7 @@ from interceptor.cli.doctor import doctor
 from interceptor.cli.explain import explain
 from interceptor.cli.lifecycle import agent, down, up
 from interceptor.cli.nouns import certificates, status, workloads
+from interceptor.cli.policy import policies, policy
 from interceptor.cli.workload import enrol, run, withdraw
 from interceptor.errors import InterceptorError
 
@@ -65,6 +66,8 @@ for command in (
     certificates,
     status,
     explain,
+    policies,
+    policy,
     alert_rules,
 ):
     group.add_command(command)

@@ -32,6 +32,8 @@ _COLOURS = {
     "warning": "yellow",
     "degraded": "red",
     "cut_off": "red",
+    "refused": "red",
+    "pending": "red",
     "missing": "red",
     "expired": "red",
     "failure": "red",

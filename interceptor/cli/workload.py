@@ -103,7 +103,7 @@ def run(
     Examples:
       sudo interceptor run --service-account web -- nginx -g 'daemon off;'
       sudo interceptor run --service-account client -- curl http://web/
-      sudo interceptor run --service-account db --namespace shop --label app=db -- runuser -u postgres -- postgres -D /srv/db
+      sudo interceptor run --service-account db --label app=db -- runuser -u postgres -- postgres -D /srv/db
     """
     require_root("interceptor run")
     made = session.ask(

@@ -91,13 +91,15 @@ class _Walk:
     def mode(self, workload: Workload, port: int) -> ModeDecision:
         """The mode of a port, by looking at every PeerAuthentication that could say something."""
         decision = ModeDecision(self.policies.mode, None)
-        self.note("mode", f"{decision}")
         selecting = []
         for document in self.of_type(PeerAuthentication, workload):
             if missing := _missing(document.head.selector, workload.labels):
                 self.note("mode", f"{document.head.name} does not select {workload.key}: {missing}")
             else:
                 selecting.append(document)
+        if not selecting:
+            self.note("mode", f"{decision}, no PeerAuthentication says another")
+            return decision
         for width in Width:
             equals = [each for each in selecting if width_of(each, self.policies.root_namespace) is width]
             for document in equals:

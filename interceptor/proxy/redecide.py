@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from interceptor.proxy.context import WorkloadContext
     from interceptor.telemetry.connection_record import ConnectionRecord
 
+_BY_POLICY = frozenset(
+    {
+        Reason.UNKNOWN_DESTINATION,
+        Reason.PLAINTEXT_REFUSED,
+        Reason.POLICY_DENIED,
+        Reason.NO_ALLOW_MATCHED,
+        Reason.POLICY_PENDING,
+        Reason.EGRESS_DENIED,
+        Reason.PLAINTEXT_EGRESS_REFUSED,
+        Reason.SOURCE_ADDRESS_MISMATCH,
+    }
+)
 BATCH = 100  # decided in one go, before other tasks run
 
 
@@ -53,21 +65,32 @@ def denial_now(record: ConnectionRecord, context: WorkloadContext) -> Denial | N
 
 def verdict_now(record: ConnectionRecord, context: WorkloadContext, policies: PolicySet) -> Verdict | None:
     """What policies say of a connection that the record tells of; None when it does not tell enough."""
+    attempt = attempt_again(record, context)
+    if isinstance(attempt, OutboundAttempt):
+        return policies.decide_outbound(attempt)
+    return None if attempt is None else policies.decide_inbound(attempt)
+
+
+def attempt_again(
+    record: ConnectionRecord, context: WorkloadContext
+) -> InboundAttempt | OutboundAttempt | None:
+    """The question that policy was asked about a connection, at this moment; None when it never came to that."""
     if record.source is None or record.destination is None:
         return None
     if record.direction is Direction.OUTBOUND:
-        return policies.decide_outbound(
-            OutboundAttempt(
-                context.workload, record.destination, record.destination_workload, context.timestamp()
-            )
+        return OutboundAttempt(
+            context.workload, record.destination, record.destination_workload, context.timestamp()
         )
-    return policies.decide_inbound(
-        InboundAttempt(
-            context.workload,
-            record.destination,
-            record.source.address,
-            context.canonical(record.source_identity),
-            context.registry.value.by_address(record.source.address),
-            context.timestamp(),
-        )
+    return InboundAttempt(
+        context.workload,
+        record.destination,
+        record.source.address,
+        context.canonical(record.source_identity),
+        context.registry.value.by_address(record.source.address),
+        context.timestamp(),
     )
+
+
+def was_decided(record: ConnectionRecord) -> bool:
+    """Whether policy had a say: what ended before (in a handshake, say) tells too little to be judged."""
+    return record.transport is not None or record.reason in _BY_POLICY

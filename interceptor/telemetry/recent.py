@@ -27,6 +27,11 @@ class RecentConnections:
         """The records of the connections that are open, oldest first."""
         return tuple(self._live)
 
+    @property
+    def finished(self) -> tuple[ConnectionRecord, ...]:
+        """The records of the last connections that ended, oldest first."""
+        return tuple(self._finished)
+
     def list(self, limit: int, now_monotonic: float) -> tuple[dict[str, object], ...]:
         """At most `limit` records as dicts: live ones first, then finished ones, each with the newest first."""
         live = islice(reversed(self._live), limit)

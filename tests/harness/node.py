@@ -59,6 +59,7 @@ class Node(RecordReader):
         self.bpf_dir = slot.bpf_dir
         self.log_path = self.state_dir / "agent.log"
         super().__init__(self.state_dir / "connections.jsonl")
+        self.policies_dir = slot.directory / "policies"
         self.bridge = slot.name
         self.name = slot.name
         self.files = slot.directory / "files"  # for the programs of tests
@@ -81,6 +82,7 @@ class Node(RecordReader):
                     "state": str(self.state_dir),
                     "run": str(self.run_dir),
                     "bpf": str(self.bpf_dir),
+                    "policies": str(self.policies_dir),
                     **({"cgroup": str(slot.cgroup)} if slot.cgroup.exists() else {}),
                 },
                 # Records of a whole test fit into one file.
@@ -163,14 +165,22 @@ class Node(RecordReader):
     # Workloads and others.
 
     def workload(
-        self, name: str, *, service_account: str | None = None, namespace: str = "default"
+        self,
+        name: str,
+        *,
+        service_account: str | None = None,
+        namespace: str = "default",
+        labels: Mapping[str, str] | None = None,
     ) -> Workload:
         """A workload made by `interceptor run`; the service account has its name unless another is given.
 
         Run programs in it by `run` and `spawn`; it ends by `close`, at the latest with the node.
         """
         command = [*self.command(), "run", "--service-account", service_account or name]
-        command += ["--name", name, "--namespace", namespace, "--"]
+        command += ["--name", name, "--namespace", namespace]
+        for key, value in (labels or {}).items():
+            command += ["--label", f"{key}={value}"]
+        command += ["--"]
         holder = Holder(command, self.files / f"{namespace}.{name}.run.err", self.slot.journal)
         facts = next(w for w in self.workloads() if (w["namespace"], w["name"]) == (namespace, name))
         host_link = netlink.host_link_name(f"{self.name}/{WorkloadKey(namespace, name)}")

@@ -236,7 +236,6 @@ def test_explanation_says_why_each_document_did_not_match() -> None:
     )
     trace = explain_inbound(policies(documents), to(DB, WEB))
     assert [(step.name, step.text) for step in trace.steps] == [
-        ("mode", "PERMISSIVE by mode in the configuration"),
         ("mode", "PeerAuthentication shop/b does not select shop/db: its label app is db, not web"),
         ("mode", "PeerAuthentication shop/a, namespace-wide, leaves it unset for port 80"),
         ("mode", "so it is PERMISSIVE by mode in the configuration"),
