@@ -52,6 +52,7 @@ cover: install-test ## Show the lines and branches that the last `make test` did
 	@$(bin)/coverage report --show-missing --skip-covered
 
 bench: install-bench ## Compare with Envoy and with no mesh, in one run on this machine (root)
+	@$(bin)/python tests/bench/policies.py
 	@$(bin)/python tests/bench/run.py
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows

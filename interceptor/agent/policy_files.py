@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import stat
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from interceptor.errors import PolicyError
 from interceptor.policy.parse import parse_file, require_unique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from interceptor.policy.documents import Document
@@ -64,8 +66,12 @@ class PolicyFiles:
 
         A directory that is not there is an empty set: whether it should be there is for the caller to say.
         """
+        with collection_paused():
+            return self._load(changed or {})
+
+    def _load(self, changed: Mapping[str, str]) -> PolicyTexts:
         texts, signature = self._read()
-        texts.update(changed or {})
+        texts.update(changed)
         documents: list[Document] = []
         problems: list[str] = []
         parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
@@ -116,6 +122,16 @@ class PolicyFiles:
             raise PolicyError(f"{path}: cannot be read, {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise PolicyError(f"{path}: is not UTF-8, at byte {error.start}") from error
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Collect no garbage meanwhile: looking through a million new objects again and again takes two thirds of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _bounded(signature: Signature) -> Signature:

@@ -7,6 +7,7 @@ before: then everything is denied (`policy_pending`), and the agent is there to 
 from __future__ import annotations
 
 import difflib
+import gc
 import json
 import logging
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interceptor.agent.policy_files import PolicyFiles, PolicyTexts
+from interceptor.agent.policy_files import PolicyFiles, PolicyTexts, collection_paused
 from interceptor.agent.state import write_atomically
 from interceptor.errors import InterceptorError, PolicyError
 from interceptor.policy.documents import LegacyException
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+MANY_DOCUMENTS = 1000
 MAX_DIFF_LINES = 200  # of one event in the audit trail
 MARKER = "policies.json"  # says in the state directory how many documents there were
 
@@ -179,12 +181,15 @@ class PolicyKeeper:
 
     def _build(self, documents: tuple[Document, ...]) -> PolicySet:
         policy = self._config.policy
-        return PolicySet(self._config.mode, documents, policy.root_namespace, policy.address_mismatch)
+        with collection_paused():
+            return PolicySet(self._config.mode, documents, policy.root_namespace, policy.address_mismatch)
 
     def _accept(self, loaded: PolicyTexts) -> None:
         self._texts = loaded.texts
         self.error = ""
         self.loaded_at = self._now()
+        if len(loaded.documents) >= MANY_DOCUMENTS:
+            gc.freeze()  # they stay: each look through all of them would hold up every connection
         if self._remembered() != len(loaded.documents):
             try:
                 write_atomically(self._marker, json.dumps({"documents": len(loaded.documents)}).encode())
