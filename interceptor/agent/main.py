@@ -56,7 +56,8 @@ def run_agent(config: Config, progress: Callable[[str], None]) -> None:
         for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
             started.callback(Lock(directory, setting).release)
         progress("opening the certificate authority")
-        authority = load_or_create(paths.state_dir / AUTHORITY_DIRECTORY, config.trust_domain, wall_clock())
+        store = load_or_create(paths.state_dir / AUTHORITY_DIRECTORY, config.trust_domain, wall_clock())
+        started.callback(store.close)
         restored = StateFile(paths.run_dir).load()
         _require_state(config, len(restored))
         cgroup = paths.cgroup or find_cgroup2()
@@ -66,7 +67,7 @@ def run_agent(config: Config, progress: Callable[[str], None]) -> None:
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
         programs = load_programs(headers.path)
         progress(f"starting, with {len(restored)} workloads of the last agent" if restored else "starting")
-        node = Node(config, authority, programs, cgroup, restored)
+        node = Node(config, store, programs, cgroup, restored)
         started.callback(node.capture.close)
         try:
             trio.run(node.run)

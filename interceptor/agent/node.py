@@ -20,7 +20,6 @@ from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
-from interceptor.identity.trust_bundle import TrustBundles
 from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
     from interceptor.agent.enroller import Enrolled
     from interceptor.agent.state import EnrolledState
+    from interceptor.authority_store import AuthorityStore
     from interceptor.config import Config
-    from interceptor.identity.authority import Authority
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
     from interceptor.workload import Workload, WorkloadKey
@@ -49,14 +48,14 @@ class Node:
     def __init__(
         self,
         config: Config,
-        authority: Authority,
+        store: AuthorityStore,
         programs: Programs,
         cgroup: Path,
         restored: list[EnrolledState],
     ) -> None:
         self.config = config
         self.records = Records(config.records)
-        self.signer = EmbeddedSigner(authority, config.paths.state_dir / AUTHORITY_DIRECTORY)
+        self.signer = EmbeddedSigner(store)
         self.credentials = Credentials(self.signer, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
@@ -66,7 +65,7 @@ class Node:
             Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
             self.credentials,
             StateFile(config.paths.run_dir),
-            TrustBundles({authority.trust_domain: authority.trust_bundle}),
+            store.trust_document().trust_bundles(),
         )
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
