@@ -31,8 +31,8 @@ from interceptor.kernel.return_path import current_sysctls, install_return_path,
 from interceptor.kernel.socket_diag import destroy_established
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.tls import tls_contexts
 from interceptor.proxy.workload_proxy import WorkloadProxy
+from interceptor.transport.tls import tls_contexts
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:

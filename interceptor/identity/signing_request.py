@@ -31,12 +31,13 @@ def check_signing_request(
 ) -> ec.EllipticCurvePublicKey:
     """Return the key to certify, if the request is what we demand for `spiffe_id`.
 
-    It must be signed by its own ECDSA P-256 key and carry exactly one name, the URI of `spiffe_id`. Everything else in
-    it (subject, requested usages) is ignored, never copied. Raises AuthorityError.
+    It must be signed by its own ECDSA P-256 key, carry exactly one name, the URI of `spiffe_id`, and not ask to be an
+    authority. Everything else in it (subject, requested usages) is ignored, never copied. Raises AuthorityError.
     """
     try:
         key = request.public_key()
         names = _names_in(request)
+        wants_authority = any(_is_authority(extension.value) for extension in request.extensions)
         signed = request.is_signature_valid
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
         raise _refused(spiffe_id, "it cannot be read") from None
@@ -47,7 +48,13 @@ def check_signing_request(
     if names != [x509.UniformResourceIdentifier(str(spiffe_id))]:
         shown = ", ".join(quoted(name.value) for name in names[:2]) or "no name"
         raise _refused(spiffe_id, f"it asks for {shown} ({len(names)} in all), exactly that id is required")
+    if wants_authority:
+        raise _refused(spiffe_id, "it asks to be a certificate authority")
     return key
+
+
+def _is_authority(extension: x509.ExtensionType) -> bool:
+    return isinstance(extension, x509.BasicConstraints) and extension.ca
 
 
 def _names_in(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:

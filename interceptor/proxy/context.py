@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from interceptor.policy.verdict import Permit, Verdict
     from interceptor.proxy.connections import HandshakeLimit, LiveConnections
     from interceptor.proxy.snapshot import Snapshot
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.metrics import HandshakeSide
+    from interceptor.transport.tls import TlsContexts
     from interceptor.workload import Direction, Endpoint, IPAddress, Workload
 
 

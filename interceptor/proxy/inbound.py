@@ -13,10 +13,11 @@ from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import Status, TunnelProtocolError, TunnelServer, is_target
 from interceptor.proxy import application
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
-from interceptor.proxy.dial import local_endpoint, peer_endpoint, tune
+from interceptor.proxy.dial import local_endpoint, peer_endpoint
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.transport.sockets import tune
+from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.transport.tls import RECORD_BYTES, TlsStream
 from interceptor.workload import Direction
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from interceptor.protocol.connect_tunnel import TunnelRequest
     from interceptor.proxy.context import WorkloadContext
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.tls import TlsContexts
 
 _REFUSAL_STATUS = {
     Reason.DESTINATION_REFUSED: Status.UNREACHABLE,

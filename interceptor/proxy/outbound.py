@@ -14,17 +14,18 @@ from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProt
 from interceptor.proxy import dial
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.transport.sockets import tune
+from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.transport.tls import RECORD_BYTES, TlsStream
 from interceptor.workload import Direction, Endpoint
 
 if TYPE_CHECKING:
     import socket
 
     from interceptor.proxy.context import WorkloadContext
-    from interceptor.proxy.streams import ByteStream
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.streams import ByteStream
+    from interceptor.transport.tls import TlsContexts
     from interceptor.workload import Workload
 
 TUNNEL_PORT = 15008
@@ -55,7 +56,7 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             permit = require_permit(context.policy.value.decide_outbound(attempt), record)
             assert workload is not None, "a permit names its destination"
             stream, first_bytes = await _open(permit, destination, workload, context, record, cleanup)
-            dial.tune(application)
+            tune(application)
             context.recorder.opened(record)
             source = PlainStream(application)
             await _deliver(first_bytes, source, record)

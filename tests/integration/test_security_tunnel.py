@@ -23,6 +23,7 @@ from tests.integration.hostile import (
     connect_request,
     credential,
     now,
+    self_signed,
     tunnel,
 )
 
@@ -122,6 +123,13 @@ CERTIFICATES: dict[str, tuple[Callable[[Authority], Credential], str]] = {
         lambda a: credential(a, HONEST, usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
         "peer_untrusted",
     ),
+    "for-clients-only": (
+        lambda a: credential(a, HONEST, usages=[ExtendedKeyUsageOID.CLIENT_AUTH]),
+        "peer_identity_invalid",
+    ),
+    "self-signed": (lambda _: self_signed(HONEST), "peer_untrusted"),
+    "a-node's": (lambda a: credential(a, "spiffe://cluster.local/node/client"), "peer_identity_invalid"),
+    "the-authority's": (lambda a: credential(a, "spiffe://cluster.local/authority"), "peer_identity_invalid"),
 }
 
 

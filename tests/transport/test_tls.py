@@ -16,9 +16,9 @@ from OpenSSL import SSL
 
 from interceptor.errors import PeerRejected
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.streams import StreamBroken, abort_socket
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream, tls_contexts
 from interceptor.telemetry.connection_record import ConnectionRecord
+from interceptor.transport.streams import StreamBroken, abort_socket
+from interceptor.transport.tls import RECORD_BYTES, TlsStream, tls_contexts
 from interceptor.workload import Direction
 from tests.proxy import certificates
 from tests.proxy.certificates import Proof, svid, tls_context

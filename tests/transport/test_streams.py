@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

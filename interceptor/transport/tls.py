@@ -1,4 +1,4 @@
-"""The one door to OpenSSL (pyOpenSSL): TLS 1.3, mutual, keys from memory, on non-blocking file descriptors.
+"""The door to OpenSSL (pyOpenSSL): TLS 1.3, mutual, keys from memory, on non-blocking file descriptors.
 
 - TLS 1.3 only; AES-GCM first, since processors encrypt it fastest; the key
   exchange is OpenSSL's default, X25519MLKEM768 first.
@@ -7,14 +7,15 @@
 - No SNI: the destination address selects the identity.
 - The peer's certificate is mandatory on both sides, and is checked against the
   trust bundles inside the handshake; what SPIFFE demands beyond the chain is
-  `TrustBundles.identify`'s.
+  `TrustBundles.identify`'s.  Of nodes and the authority among themselves more
+  is forgiven here and decided later: see infrastructure_tls.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -24,17 +25,20 @@ from OpenSSL.crypto import X509
 from interceptor.errors import PeerRejected
 from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import ALPN_PROTOCOL
-from interceptor.proxy.streams import StreamBroken, abort_socket
+from interceptor.transport.streams import StreamBroken, abort_socket
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     from interceptor.identity.svid import X509Svid
     from interceptor.identity.trust_bundle import TrustBundles
     from interceptor.telemetry.connection_record import ConnectionRecord
+
+TlsContext = SSL.Context  # for those who only hand it on
 
 CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
 RECORD_BYTES = 16384  # most plaintext in one TLS record (RFC 8446 section 5.1)
@@ -43,7 +47,7 @@ _openssl, _ffi = Binding().lib, Binding().ffi  # what pyOpenSSL itself calls
 _MODE_ENABLE_PARTIAL_WRITE = 0x1  # openssl/ssl.h; pyOpenSSL sets it and does not export it
 
 # X509_V_ERR_* of openssl/x509_vfy.h, those that an operator meets.
-_NOT_YET_VALID, _EXPIRED = 9, 10
+NOT_YET_VALID, EXPIRED = 9, 10
 _VERIFY_ERRORS = {
     7: "its signature does not verify",
     18: "it is signed by itself",
@@ -68,15 +72,27 @@ class TlsContexts:
 
 def tls_contexts(svid: X509Svid, bundles: TrustBundles) -> TlsContexts:
     """Prepare both sides for one SVID and the trust bundles in force."""
-    client = _context(SSL.TLS_CLIENT_METHOD, svid, bundles)
-    client.set_alpn_protos([ALPN_PROTOCOL])
-    server = _context(SSL.TLS_SERVER_METHOD, svid, bundles)
-    server.set_alpn_select_callback(_select_protocol)
+    client, server = (
+        new_context(bundles.roots, svid, server_side=server_side) for server_side in (False, True)
+    )
+    for context in (client, server):
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, refuse_unverified)
     return TlsContexts(client, server, bundles, svid)
 
 
-def _context(method: int, svid: X509Svid, bundles: TrustBundles) -> SSL.Context:
-    context = SSL.Context(method)
+class Proof(Protocol):
+    """What one side shows: a chain, leaf first, and the key of its leaf."""
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]: ...
+
+    @property
+    def private_key(self) -> ec.EllipticCurvePrivateKey: ...
+
+
+def new_context(roots: Iterable[x509.Certificate], proof: Proof | None, *, server_side: bool) -> SSL.Context:
+    """What every context of ours has; how the peer is verified is still to be set (`set_verify`)."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD if server_side else SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_tls13_ciphersuites(CIPHER_SUITES)
@@ -84,15 +100,19 @@ def _context(method: int, svid: X509Svid, bundles: TrustBundles) -> SSL.Context:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     # One call then writes a whole buffer, not one record of it.
     context.clear_mode(_MODE_ENABLE_PARTIAL_WRITE)
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
+    if server_side:
+        context.set_alpn_select_callback(_select_protocol)
+    else:
+        context.set_alpn_protos([ALPN_PROTOCOL])
     store = context.get_cert_store()
     assert store is not None
-    for root in bundles.roots:
+    for root in roots:
         store.add_cert(X509.from_cryptography(root))
-    context.use_certificate(svid.leaf)
-    for intermediate in svid.chain[1:]:
-        context.add_extra_chain_cert(intermediate)
-    context.use_privatekey(svid.private_key)
+    if proof is not None:
+        context.use_certificate(proof.chain[0])
+        for intermediate in proof.chain[1:]:
+            context.add_extra_chain_cert(intermediate)
+        context.use_privatekey(proof.private_key)
     return context
 
 
@@ -101,14 +121,15 @@ def _select_protocol(_: SSL.Connection, offered: Sequence[bytes]) -> Any:  # noq
     return ALPN_PROTOCOL if ALPN_PROTOCOL in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
-def _verify(_: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
+def refuse_unverified(_: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
+    """For `set_verify`: raise PeerRejected for whatever OpenSSL finds wrong with the peer's chain."""
     if ok:
         return True
     what = "the peer's certificate" if depth == 0 else "a certificate in the peer's chain"
-    if error == _EXPIRED:
+    if error == EXPIRED:
         ends = certificate.to_cryptography().not_valid_after_utc
         raise PeerRejected(Reason.PEER_CERTIFICATE_EXPIRED, f"{what} expired at {ends:%Y-%m-%dT%H:%M:%SZ}")
-    if error == _NOT_YET_VALID:
+    if error == NOT_YET_VALID:
         begins = certificate.to_cryptography().not_valid_before_utc
         raise PeerRejected(
             Reason.PEER_CERTIFICATE_NOT_YET_VALID,
@@ -152,6 +173,10 @@ class TlsStream:
     def verified_chain(self) -> tuple[x509.Certificate, ...]:
         """The peer's chain as it was verified, leaf first, root last."""
         return tuple(self._connection.get_verified_chain(as_cryptography=True) or ())
+
+    def presented_chain(self) -> tuple[x509.Certificate, ...]:
+        """What the server showed, verified or not, in the order in which it was sent."""
+        return tuple(self._connection.get_peer_cert_chain(as_cryptography=True) or ())
 
     def speaks_tunnel(self) -> bool:
         """Whether both sides agreed on the tunnel's protocol (ALPN)."""
