@@ -41,3 +41,6 @@ class AuthorityAccess(Protocol):
 
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
         """What must go on as long as anything is asked, until cancelled; `renewed` is told of the node's certificates."""
+
+    def close(self) -> None:
+        """Let go of what it holds; nothing is asked any more."""

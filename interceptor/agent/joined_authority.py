@@ -74,10 +74,10 @@ class JoinedAuthority:
             renewed(svid)
 
         assert self.link.svid is not None, "it was opened"
-        try:
-            await credentials.keep_node_fresh(self.link.svid, self.link.renew_node, use)
-        finally:
-            self.link.close()
+        await credentials.keep_node_fresh(self.link.svid, self.link.renew_node, use)
+
+    def close(self) -> None:
+        self.link.close()
 
     def _keep_svid(self, svid: NodeSvid) -> None:
         try:

@@ -41,8 +41,8 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> None:
     """Run an agent in the foreground until it is told to stop.
 
-    `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.  InterceptorError says
-    why it could not start; what was begun is undone then.
+    `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.
+    InterceptorError says why it could not start; what was begun is undone then.
     """
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, stream=sys.stderr)
     if os.geteuid() != 0:
@@ -57,6 +57,7 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
             started.callback(Lock(directory, setting).release)
         access = _authority(config, progress, token)
+        started.callback(access.close)
         restored = StateFile(paths.run_dir).load()
         _require_state(config, len(restored))
         cgroup = paths.cgroup or find_cgroup2()

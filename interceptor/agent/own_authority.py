@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.agent.authority_access import AUTHORITY_DIRECTORY
 from interceptor.agent.clock import wall_clock
-from interceptor.authority_service import AuthorityDesk, EmbeddedAuthority
-from interceptor.authority_service.audit import Audit
+from interceptor.authority_service import Audit, AuthorityDesk, EmbeddedAuthority
 from interceptor.authority_store import load_or_create
 from interceptor.errors import InvalidInput
 from interceptor.identity.node_id import validate_node_name
@@ -33,10 +32,15 @@ class OwnAuthority:
     def __init__(self, config: Config) -> None:
         """Open it, or make it at the first start; InterceptorError when it cannot be used."""
         directory = config.paths.state_dir / AUTHORITY_DIRECTORY
-        store = load_or_create(directory, config.trust_domain, wall_clock())
-        self._desk = AuthorityDesk(store, Audit(config.paths.state_dir / AUDIT_FILE, wall_clock), wall_clock)
+        self._store = load_or_create(directory, config.trust_domain, wall_clock())
         self.node_name = own_node_name(config.node)
-        self.link = EmbeddedAuthority(self._desk, self.node_name)
+        try:
+            audit = Audit(config.paths.state_dir / AUDIT_FILE, wall_clock)
+            self._desk = AuthorityDesk(self._store, audit, wall_clock)
+            self.link = EmbeddedAuthority(self._desk, self.node_name)
+        except BaseException:
+            self._store.close()
+            raise
 
     async def open(self) -> TrustDocument:
         return self._desk.views.last.trust
@@ -47,6 +51,9 @@ class OwnAuthority:
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
         del credentials, renewed  # we are on the node that issues, and have no certificate to prove it with
         await self._desk.views.run()
+
+    def close(self) -> None:
+        self._store.close()
 
 
 def own_node_name(host: str) -> str:

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent.enroller import remove_run
+from interceptor.agent.joined_authority import TRUST_FILE
+from interceptor.agent.kept_identity import KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
+from interceptor.agent.own_authority import AUDIT_FILE
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import EnrolmentError, InterceptorError, StateError
@@ -34,7 +37,7 @@ LOCK_SECONDS = 10.0
 OWNER_SECONDS = 5.0  # for each signal
 _RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
 _RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
-_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log")
+_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log", TRUST_FILE)
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
@@ -42,7 +45,7 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
     """Withdraw everything and remove what is left, in an order in which nothing passes in plaintext too early.
 
     Run it when the agent has stopped or died.  `keep_state` leaves the state
-    directory: the authority, the connection records and the log.
+    directory: the authority, the node's identity, the connection records and the log.
     """
     paths = config.paths
     with ExitStack() as stack:
@@ -166,6 +169,9 @@ def _remove_state(config: Config) -> None:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
+    for path in state_dir.glob(f"{AUDIT_FILE}*") if state_dir.is_dir() else ():
+        path.unlink()  # with the older ones, which have a number
+    KeptIdentity(state_dir).remove()
     _remove_if_empty(state_dir)
 
 
