@@ -102,7 +102,8 @@ class Views:
             "degraded_workloads": list(degraded),
             "connections_open": sum(len(each.proxy.context.live) for each in node.enroller.enrolled),
             "handshakes_captured": node.capture.pending_flows(),
-            "authority_not_after": node.signer.not_after().isoformat(),
+            "authority": self._authority(),
+            "authority_not_after": self._authority_not_after(),
             "metrics_address": str(node.config.metrics_address),
             "kernel_counters": {
                 counter.name.lower(): value for counter, value in node.capture.counters().items()
