@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from interceptor import __version__
+from interceptor.cli.ca import ca
 from interceptor.cli.connections import connections
 from interceptor.cli.context import Session
 from interceptor.cli.demo import demo
@@ -64,6 +65,7 @@ for command in (
     certificates,
     status,
     explain,
+    ca,
 ):
     group.add_command(command)
 
