@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ from interceptor.authority.reports import NodeReport
 from interceptor.authority.tokens import Token
 from interceptor.authority_store import AuthorityStore
 from tests.cli.test_errors import cli
+from tests.harness.process import CLI, read_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -323,3 +327,55 @@ def test_passphrase_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "cannot read the passphrase file" in Authority(tmp_path / "a").refused(
         "init", "--passphrase-file", missing
     )
+
+
+def served(directory: Path, address: str) -> subprocess.Popen[bytes]:
+    """A service in a process of its own, as it forbids core dumps and logs."""
+    command = [CLI, "ca", "serve", "--listen", address, "--dir", directory]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_serve_answers_until_it_is_told_to_stop(authority: Authority) -> None:
+    address = free_address()
+    with served(authority.directory, address) as process:
+        try:
+            assert process.stderr is not None
+            line = read_line(process.stderr.fileno(), 15.0)
+            assert line == f"serving the authority of prod.example on {address}\n"
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host, int(port)), 5):
+                pass
+            authority.join("a")
+            assert authority.data("status")["nodes"] == 1
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert (authority.directory / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_serve_on_an_address_that_is_taken_is_refused(authority: Authority) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with served(authority.directory, address) as process:
+            _, stderr = process.communicate(timeout=15)
+    assert process.returncode == 1
+    (line,) = stderr.decode().splitlines()
+    assert address in line
+
+
+def test_serve_without_an_authority_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "authority").mkdir(0o700)
+    with served(tmp_path / "authority", free_address()) as process:
+        _, stderr = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert b"interceptor ca init" in stderr
+
+
+def test_serve_on_what_is_no_address_is_wrong_usage(authority: Authority) -> None:
+    assert "is not an address and port" in authority.refused("serve", "--listen", "here", status=2)

@@ -16,6 +16,7 @@ from interceptor.cli.ca.beliefs import (
 from interceptor.cli.ca.members import node, nodes, token
 from interceptor.cli.ca.overview import bundle, init, status
 from interceptor.cli.ca.rotate import rotate
+from interceptor.cli.ca.serve import serve
 
 
 @click.group()
@@ -35,6 +36,7 @@ def ca() -> None:
 
 for command in (
     init,
+    serve,
     status,
     bundle,
     token,
