@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import platform
-import resource
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +14,9 @@ import trio
 from interceptor.agent.joined_authority import JoinedAuthority
 from interceptor.agent.node import Node
 from interceptor.agent.own_authority import OwnAuthority
+from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.agent.state import Lock, StateFile, private_directory
-from interceptor.errors import InterceptorError, KernelError, StateError, UsageError
+from interceptor.errors import KernelError, StateError, UsageError
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.capture import pinned_inbound
 from interceptor.kernel.headers import find_headers
@@ -34,8 +32,6 @@ log = logging.getLogger(__name__)
 
 BPFFS = Path("/sys/fs/bpf")
 MOUNTED_BY_US = "bpffs-mounted"
-_PR_SET_DUMPABLE = 4
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> None:
@@ -44,11 +40,11 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
     `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.
     InterceptorError says why it could not start; what was begun is undone then.
     """
-    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, stream=sys.stderr)
+    log_to_stderr()
     if os.geteuid() != 0:
         raise KernelError("the agent needs root, to load BPF programs and enter network namespaces: use sudo")
-    _raise_descriptor_limit()
-    _forbid_core_dumps()
+    raise_descriptor_limit()
+    forbid_core_dumps()
     with ExitStack() as started:
         paths = config.paths
         private_directory(paths.state_dir)
@@ -72,7 +68,7 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         try:
             trio.run(node.run)
         except BaseExceptionGroup as group:
-            raise _single_cause(group) from None
+            raise single_cause(group) from None
 
 
 def _authority(config: Config, progress: Callable[[str], None], token: str | None) -> AuthorityAccess:
@@ -120,28 +116,3 @@ def _configured_headers(config: Config) -> Path | None:
         return config.paths.kernel_headers
     from_environment = os.environ.get("BCC_KERNEL_SOURCE")
     return Path(from_environment) if from_environment else None
-
-
-def _raise_descriptor_limit() -> None:
-    # Each connection takes two on each side.  Only up to the hard limit: more
-    # would need CAP_SYS_RESOURCE, which containers often lack.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _forbid_core_dumps() -> None:
-    # A core file would put the workloads' private keys on the disk.  This holds for one that is piped to a program,
-    # too, where RLIMIT_CORE does not.
-    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise KernelError("cannot switch core dumps off (prctl PR_SET_DUMPABLE)")
-
-
-def _single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The expected error inside a nursery's group, if that is what it is about."""
-    expected = group.subgroup(InterceptorError)
-    while expected is not None and isinstance(expected, BaseExceptionGroup):
-        first = expected.exceptions[0]
-        if not isinstance(first, BaseExceptionGroup):
-            return first
-        expected = first
-    return group

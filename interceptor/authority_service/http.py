@@ -24,6 +24,7 @@ MAX_QUERY_FIELDS = 8
 LINGER_SECONDS = 1.0  # how long what a refused client still sends is read, so that it can read our answer
 LINGER_BYTES = 4 * 1024 * 1024
 
+_VERSIONS = (b"1.1", b"1.0")
 _NOT_MODIFIED = 304  # has no body (RFC 9110, 15.4.5)
 _HEADER_TOO_LARGE = 431  # RFC 6585, as h11 says it
 
@@ -112,15 +113,22 @@ class HttpConnection:
         return None
 
     async def _with_body(self, head: h11.Request) -> Request:
+        if head.http_version not in _VERSIONS:
+            raise Refused(
+                Code.REQUEST_MALFORMED, f"HTTP {quoted(head.http_version.decode())} is not spoken here"
+            )
         path, _, query = head.target.decode("ascii").partition("?")
         limit, body = self._body_limit(path), bytearray()
+        announced = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
+        if announced > limit:
+            raise _too_large(limit)
         while not isinstance(event := self._http.next_event(), h11.EndOfMessage):
             if isinstance(event, h11.Data):
                 body += event.data
             else:
                 await self._receive()
             if len(body) > limit:
-                raise Refused(Code.REQUEST_TOO_LARGE, f"the request's body has more than {limit} bytes")
+                raise _too_large(limit)
         return Request(head.method.decode("ascii"), path, _parse_query(query), bytes(body))
 
     async def _receive(self) -> None:
@@ -146,6 +154,10 @@ class HttpConnection:
         with trio.move_on_after(LINGER_SECONDS):
             while left > 0 and (count := await self._stream.receive_into(self._scratch)):
                 left -= count
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(Code.REQUEST_TOO_LARGE, f"the request's body has more than {limit} bytes")
 
 
 def _refused(error: h11.RemoteProtocolError | Refused) -> Refused:

@@ -56,7 +56,9 @@ class Rotating(StoreBase):
         """
         with self.database.writing() as connection:
             issuer = self.issuers.renew(read_head(connection).rotation.active, now)
-            connection.execute("UPDATE authority SET issuer_version = issuer_version + 1")
+            connection.execute(
+                "UPDATE authority SET issuer_version = issuer_version + 1, version = version + 1"
+            )
         return issuer
 
     def rotation_status(self) -> RotationStatus:
