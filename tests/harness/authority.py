@@ -19,7 +19,9 @@ class Authority:
     def __init__(self, fabric: Fabric) -> None:
         """Make it; `start` serves it."""
         self._fabric = fabric
-        self.directory = fabric.slot.directory / "ca"
+        home = fabric.slot.directory / "ca"
+        home.mkdir(mode=0o700)
+        self.directory = home / "authority"
         self.address = f"{fabric.authority_address}:{PORT}"
         self._program: Program | None = None
         self._starts = 0
@@ -44,7 +46,8 @@ class Authority:
 
     def let_in(self, node: FabricNode) -> None:
         """Have a node join with a token, and start its agent."""
-        token = json.loads(self.cli("token", "create", "--node", node.name, "-o", "json").check().stdout)
+        what = ("--node", node.name, "--allow", "ns/*/sa/*", "-o", "json")
+        token = json.loads(self.cli("token", "create", *what).check().stdout)
         node.write_config({**node.config, "authority": {"address": self.address}})
         node.cli("up", "--join-token-file", "-", input_bytes=token["token"].encode(), timeout=90).check()
         node.slot.journal.add(node.agent_pid)
