@@ -12,9 +12,10 @@ import trio
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.remote_workloads import remote_workloads
 from interceptor.agent.reporter import Reporter
-from interceptor.agent.subscription import Subscription
+from interceptor.agent.subscription import LONGEST_PAUSE, Subscription
 from interceptor.authority.reports import MAX_ADDRESSES, NodeReport, RegisteredWorkload
 from interceptor.credentials.issuers import roots_of
+from interceptor.credentials.renewal import LONGEST_PAUSE_SHARE
 from interceptor.credentials.rotation_watch import RotationWatch
 from interceptor.identity.certificates import fingerprint
 from interceptor.telemetry.expiry import AuthorityExpiry
@@ -66,7 +67,9 @@ class Follower:
         self._warnings: tuple[str, ...] = ()
         self.document: TrustDocument | None = None
         lifetime = config.certificates.lifetime
-        self._return_spread = min(lifetime / _RETURN_SHARE, _RETURN_LONGEST)
+        pause = lifetime * LONGEST_PAUSE_SHARE  # short lives leave less time for everything
+        self._return_spread = min(_RETURN_LONGEST, pause)
+        self._longest_pause = min(LONGEST_PAUSE, pause)
         self.watch = RotationWatch(credentials, self.own_roots, lifetime)
         self.reporter = Reporter(self._report, access.link.report, self._confirm)
         self.trust: Subscription[TrustDocument, str] | None = None
@@ -105,10 +108,15 @@ class Follower:
             lambda document: document.document_hash,
             self._believe,
             known=self.document.document_hash,
+            longest_pause=self._longest_pause,
             on_return=self._authority_is_back,
         )
         registry: Subscription[RegistryDocument, int] = Subscription(
-            "the registry of other nodes", link.registry, lambda found: found.version, self._learn
+            "the registry of other nodes",
+            link.registry,
+            lambda found: found.version,
+            self._learn,
+            longest_pause=self._longest_pause,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.access.run, self._credentials, self._node_renewed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,15 @@ class Mesh:
         return all(
             now[name]["serial_number"] != before[name]["serial_number"] for name in now if name != except_for
         )
+
+    def seconds_to_renewal(self) -> float:
+        """Until the first of the certificates is due."""
+        due = min(datetime.fromisoformat(str(entry["renew_at"])) for entry in self.certificates().values())
+        return (due - datetime.now(UTC)).total_seconds()
+
+    def errors(self) -> list[object]:
+        """Why certificates could not be renewed."""
+        return [entry["last_error"] for entry in self.certificates().values() if entry["last_error"]]
 
     def talk(self, kind: str, source: str, destination: str, interval: float) -> Talk:
         """Have one workload talk to another until it is stopped."""
@@ -143,8 +153,11 @@ def test_rotations_an_outage_and_a_revocation_cost_only_the_connections_of_the_r
         # The intermediate, and, while certificates of the new one are on their way, an outage.
         before = mesh.certificates()
         authority.cli("rotate", "intermediate").check()
+        wait_until(lambda: mesh.seconds_to_renewal() < 0.5, "a renewal is about to come", LIFETIME_SECONDS)
         authority.stop()
-        time.sleep(LIFETIME_SECONDS / 3)
+        ends_at = time.monotonic() + LIFETIME_SECONDS / 3
+        wait_until(lambda: mesh.errors(), "a renewal fails", LIFETIME_SECONDS / 3)
+        time.sleep(max(ends_at - time.monotonic(), 0))
         authority.start()
         wait_until(lambda: mesh.renewed_since(before), "every certificate was renewed after the outage", 25)
         assert {entry["state"] for entry in mesh.certificates().values()} == {"valid"}
@@ -205,8 +218,14 @@ def test_outage_longer_than_certificates_live_is_refused_with_the_reason_and_ove
     def states() -> set[object]:
         return {entry["state"] for name, entry in mesh.certificates().items() if name in survivors}
 
-    wait_until(lambda: "late" in states(), "some certificate is late", LIFETIME_SECONDS)
-    assert node.cli("status").status == 1
+    wait_until(
+        lambda: mesh.certificates()["alpha"]["state"] == "late",
+        "alpha's certificate is late",
+        LIFETIME_SECONDS,
+    )
+    late = node.cli("status")
+    assert late.status == 1
+    assert "is past three quarters of its life and was not renewed: the authority" in late.stdout
     wait_until(lambda: states() == {"expired"}, "every certificate has expired", LIFETIME_SECONDS + 5)
     mark = node.mark()
     assert _try_once(mesh, "alpha", "beta") != 0
