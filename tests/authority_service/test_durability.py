@@ -171,6 +171,18 @@ async def test_services_own_certificate_is_renewed_in_time(service: Service) -> 
     await svid_of(client)
 
 
+async def test_service_that_cannot_renew_its_certificate_goes_on_with_the_old_one(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await service.joined("node-a")
+    service.clock.off = timedelta(hours=13)
+    with full_disk(service):
+        for _ in range(3):
+            client.close()
+            assert await client.trust(None) == client.document
+    assert caplog.text.count("the service keeps its old certificate: authority_unavailable") == 1
+
+
 # The embedded one.
 
 
