@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+import trio
 
 from interceptor.authority_service.audit import Attempt
 from interceptor.errors import InterceptorError
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIFETIME = timedelta(hours=24)
+RETRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -58,15 +62,18 @@ class ServiceContext:
         self._desk = desk
         self._now = now
         self._made = self._make()
+        self._failed_at = -math.inf
 
     def current(self) -> TlsContext:
         """The context to use now; the last one when the issuer cannot make another."""
         made, view, now = self._made, self._desk.views.last, self._now()
         unchanged = (made.intermediate, made.roots) == (view.issuer.intermediate, _roots(view))
-        if not unchanged or not made.begins <= now < made.renewal:
+        is_due = not unchanged or not made.begins <= now < made.renewal
+        if is_due and trio.current_time() - self._failed_at > RETRY_SECONDS:
             try:
                 self._made = self._make()
             except InterceptorError as error:
+                self._failed_at = trio.current_time()
                 log.error("the service keeps its old certificate: %s", error)  # noqa: TRY400
         return self._made.context
 
