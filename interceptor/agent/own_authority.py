@@ -35,7 +35,7 @@ class OwnAuthority:
         self._store = load_or_create(directory, config.trust_domain, wall_clock())
         self.node_name = own_node_name(config.node)
         try:
-            audit = Audit(config.paths.state_dir / AUDIT_FILE, wall_clock)
+            audit = Audit(directory / AUDIT_FILE, wall_clock)
             self._desk = AuthorityDesk(self._store, audit, wall_clock)
             self.link = EmbeddedAuthority(self._desk, self.node_name)
         except BaseException:

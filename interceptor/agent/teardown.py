@@ -17,7 +17,6 @@ from interceptor.agent.enroller import remove_run
 from interceptor.agent.joined_authority import TRUST_FILE
 from interceptor.agent.kept_identity import KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
-from interceptor.agent.own_authority import AUDIT_FILE
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import EnrolmentError, InterceptorError, StateError
@@ -169,8 +168,6 @@ def _remove_state(config: Config) -> None:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
-    for path in state_dir.glob(f"{AUDIT_FILE}*") if state_dir.is_dir() else ():
-        path.unlink()  # with the older ones, which have a number
     KeptIdentity(state_dir).remove()
     _remove_if_empty(state_dir)
 
