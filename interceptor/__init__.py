@@ -5,7 +5,7 @@ agent       the composition root: builds everything below and joins it
 kernel      BPF programs, network namespaces, links, routes       | does I/O
 proxy       connections: outbound, inbound, relay, TLS            | does I/O
 credentials, authority_store, admin, metrics_server               | does I/O
-config, telemetry, enrolment, policy, protocol                    | pure
+config, telemetry, authority, enrolment, policy, protocol         | pure
 workload, identity, errors                                        | pure
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class LineFile:
                 while view:
                     view = view[os.write(fd, view) :]
             except OSError:
-                os.ftruncate(fd, before)  # half a line would spoil the next one
+                with suppress(OSError):  # the first failure is the one to tell
+                    os.ftruncate(fd, before)  # half a line would spoil the next one
                 raise
         finally:
             os.close(fd)

@@ -23,6 +23,7 @@ from interceptor.agent.state import EnrolledState
 from interceptor.agent.workload_context import workload_context
 from interceptor.errors import EnrolmentError, InterceptorError
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
+from interceptor.identity.trust_bundle import TrustBundles
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT
@@ -32,20 +33,22 @@ from interceptor.kernel.socket_diag import destroy_established
 from interceptor.labels import NO_LABELS, Labels
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
+from interceptor.proxy.late_denial import age_denial, revocation_denial
 from interceptor.proxy.workload_proxy import WorkloadProxy
 from interceptor.transport.tls import tls_contexts
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from interceptor.agent.reference import NamespaceReference
     from interceptor.agent.state import RunDetails, StateFile
     from interceptor.agent.workload_context import Shared
     from interceptor.credentials import Credentials
     from interceptor.identity.svid import X509Svid
-    from interceptor.identity.trust_bundle import TrustBundles
     from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.proxy.late_denial import Lifetimes
     from interceptor.workload import IPAddress, IPNetwork
 
 log = logging.getLogger(__name__)
@@ -96,9 +99,7 @@ class Request:
 class Enroller:
     """Owner of the set of enrolled workloads; its methods run one at a time."""
 
-    def __init__(
-        self, shared: Shared, credentials: Credentials, state_file: StateFile, bundles: TrustBundles
-    ) -> None:
+    def __init__(self, shared: Shared, credentials: Credentials, state_file: StateFile) -> None:
         self._shared = shared
         self._config = shared.config
         self._capture = shared.capture
@@ -107,7 +108,7 @@ class Enroller:
         self._registry = shared.registry
         self._credentials = credentials
         self._state_file = state_file
-        self._bundles = bundles
+        self._bundles = TrustBundles({})  # nobody, until `believe`
         self._enrolled: dict[WorkloadKey, Enrolled] = {}
         self._cut_off: dict[WorkloadKey, CutOff] = {}
         # Written down, and not in either of the above yet: being enrolled, or waiting to be taken over.
@@ -126,6 +127,31 @@ class Enroller:
 
     def get(self, key: WorkloadKey) -> Enrolled | None:
         return self._enrolled.get(key)
+
+    async def believe(self, bundles: TrustBundles) -> None:
+        """Verify peers by these bundles from now on, and close the connections of those who are revoked in them."""
+        same_roots = bundles.roots == self._bundles.roots
+        self._bundles = bundles
+        # All of them before anything else runs: the other end of a connection may be on this node, and has a reason too.
+        for enrolled in self._enrolled.values():
+            context = enrolled.proxy.context
+            if context.tls.value is not None:
+                context.tls.replace(replace(context.tls.value, bundles=bundles))
+            closed = context.live.close_denied(lambda record: revocation_denial(record, bundles))
+            if closed:
+                log.info("%s: %d connections were closed, an end is revoked", enrolled.workload.key, closed)
+        for enrolled in () if same_roots else tuple(self._enrolled.values()):
+            tls = enrolled.proxy.context.tls
+            if tls.value is not None and self._bundles is bundles:
+                tls.replace(tls_contexts(tls.value.svid, bundles))
+            await trio.lowlevel.checkpoint()  # it takes a millisecond for each workload
+
+    def close_aged(self, lifetimes: Lifetimes, now: datetime) -> None:
+        """Close the connections that are too old, or whose peer's certificate has been expired for too long."""
+        monotonic = trio.current_time()
+        for enrolled in self._enrolled.values():
+            live = enrolled.proxy.context.live
+            live.close_denied(lambda record: age_denial(record, lifetimes, now, monotonic))
 
     async def enrol(self, request: Request, netns: NetworkNamespace, nursery: trio.Nursery) -> Enrolled:
         """Enrol a network namespace, which is ours to close from now on; returns when it has its certificate."""

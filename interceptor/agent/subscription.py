@@ -43,6 +43,7 @@ class Subscription(Generic[T, K]):
         adopt: Callable[[T], Awaitable[None]],
         *,
         known: K | None = None,
+        longest_pause: timedelta = LONGEST_PAUSE,
         on_return: Callable[[], None] = lambda: None,
     ) -> None:
         """`fetch` waits until there is something else than the known key; `on_return` is told after an outage."""
@@ -51,6 +52,7 @@ class Subscription(Generic[T, K]):
         self._key = key
         self._adopt = adopt
         self._known = known
+        self._longest_pause = longest_pause
         self._on_return = on_return
         self.heard_at: float | None = None
         self.last_error: str | None = None
@@ -71,7 +73,7 @@ class Subscription(Generic[T, K]):
                 if str(error) != self.last_error:
                     log.warning("%s stays as it is: %s", self._what, error)
                 self.last_error = str(error)
-                pause = min(backoff(attempt, _randomness.random()), LONGEST_PAUSE)
+                pause = min(backoff(attempt, _randomness.random()), self._longest_pause)
                 attempt += 1
                 await trio.sleep(pause.total_seconds())
             else:

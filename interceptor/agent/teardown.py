@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent.enroller import remove_run
+from interceptor.agent.joined_authority import TRUST_FILE
+from interceptor.agent.kept_identity import KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.policy_keeper import MARKER
 from interceptor.agent.reference import end_processes, process_start
@@ -35,7 +37,14 @@ LOCK_SECONDS = 10.0
 OWNER_SECONDS = 5.0  # for each signal
 _RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
 _RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
-_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log", MARKER, f".{MARKER}.new")
+_STATE_FILES = (
+    "connections.jsonl",
+    "connections.jsonl.1",
+    "agent.log",
+    TRUST_FILE,
+    MARKER,
+    f".{MARKER}.new",
+)
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
@@ -43,7 +52,7 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
     """Withdraw everything and remove what is left, in an order in which nothing passes in plaintext too early.
 
     Run it when the agent has stopped or died.  `keep_state` leaves the state
-    directory: the authority, the connection records and the log.
+    directory: the authority, the node's identity, the connection records and the log.
     """
     paths = config.paths
     with ExitStack() as stack:
@@ -168,6 +177,7 @@ def _remove_state(config: Config) -> None:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
+    KeptIdentity(state_dir).remove()
     _remove_if_empty(state_dir)
 
 

@@ -5,12 +5,16 @@ trust bundle, by the second the authority finds the token, the third proves it. 
 """
 
 import hashlib
+import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, Self
 
-from interceptor.errors import InvalidInput
+from interceptor.authority.admission import AllowPattern
+from interceptor.authority.refusal import Code, Refused
+from interceptor.errors import InvalidInput, utc
 
 SECRET_BYTES: Final = 32
 ID_BYTES: Final = 8
@@ -56,3 +60,37 @@ class Token:
     def secret_hash(self) -> str:
         """What the authority keeps; a plain hash will do, since 256 random bits cannot be guessed."""
         return hashlib.sha256(self.secret).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What the authority keeps of a token, and what the node that uses it will be allowed."""
+
+    id: str
+    secret_hash: str = field(repr=False)
+    node: str
+    allowed: tuple[AllowPattern, ...]
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None
+
+    def state(self, now: datetime) -> str:
+        """`used`, `expired` or `unused`."""
+        if self.used_at is not None:
+            return "used"
+        return "expired" if now >= self.expires_at else "unused"
+
+
+def check_token(token: Token, record: TokenRecord | None, node: str, now: datetime) -> TokenRecord:
+    """Return `record`, which is kept of this token, if it lets `node` in at `now`; else raise Refused."""
+    if record is None or not hmac.compare_digest(record.secret_hash, token.secret_hash()):
+        raise Refused(Code.TOKEN_INVALID, f"token {token.id} is not one of this authority")
+    if record.used_at is not None:
+        raise Refused(Code.TOKEN_USED, f"token {token.id} was used at {utc(record.used_at)}")
+    if now >= record.expires_at:
+        raise Refused(
+            Code.TOKEN_EXPIRED, f"token {token.id} expired at {utc(record.expires_at)}, now is {utc(now)}"
+        )
+    if node != record.node:
+        raise Refused(Code.TOKEN_FOR_OTHER_NODE, f"token {token.id} was not made for node {node}")
+    return record

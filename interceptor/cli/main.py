@@ -11,6 +11,7 @@ import click
 
 from interceptor import __version__
 from interceptor.cli.alert_rules import alert_rules
+from interceptor.cli.ca import ca
 from interceptor.cli.connections import connections
 from interceptor.cli.context import Session
 from interceptor.cli.demo import demo
@@ -69,6 +70,7 @@ for command in (
     policies,
     policy,
     alert_rules,
+    ca,
 ):
     group.add_command(command)
 

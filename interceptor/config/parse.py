@@ -32,6 +32,7 @@ from interceptor.config.values import (
     parse_run_dir,
 )
 from interceptor.errors import ConfigError, InvalidInput, quoted
+from interceptor.identity.node_id import validate_node_name
 from interceptor.identity.spiffe_id import TrustDomain, validate_name
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.workload import IPNetwork
@@ -80,6 +81,7 @@ class _Reader:
         )
         self._refuse_unknown_keys()
         self._check_node(config)
+        self._check_authority(config)
         self._check_bridge(config)
         return config
 
@@ -172,6 +174,14 @@ class _Reader:
             parse_node(config.node)
         except InvalidInput as error:
             raise ConfigError(f"{self._name}: the name of this host, {error}; set 'node'") from None
+
+    def _check_authority(self, config: Config) -> None:
+        """An authority elsewhere knows nodes by their names, which are stricter than those of hosts."""
+        if config.authority_address is not None:
+            try:
+                validate_node_name(config.node)
+            except InvalidInput as error:
+                raise ConfigError(f"{self._name}: to join authority.address, {error}; set 'node'") from None
 
     def _check_bridge(self, config: Config) -> None:
         """The bridge's networks must be captured: between workloads on them, plaintext would pass otherwise."""

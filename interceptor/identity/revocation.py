@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.node_id import NodeId
-from interceptor.identity.spiffe_id import SpiffeId
+from interceptor.identity.spiffe_id import NODE, SCHEME, SpiffeId
 from interceptor.identity.strict_json import Fields, Json, instant_text
 
 MAX_REVOCATIONS: Final = 10_000
@@ -71,6 +71,20 @@ class Revocation:
             fields.instant("revoked_at"),
             fields.text("why", MAX_WHY),
         )
+
+
+def revocation_target(text: str) -> tuple[RevocationKind, str]:
+    """What a person means: a workload's or node's SPIFFE ID, or a serial number as tools show it (`0A:1B`).
+
+    Raises InvalidInput.
+    """
+    if text.startswith(SCHEME):
+        is_node = text.removeprefix(SCHEME).partition("/")[2].startswith(f"{NODE}/")
+        return (RevocationKind.NODE if is_node else RevocationKind.IDENTITY), text
+    serial = text.replace(":", "").lower().lstrip("0")
+    if not _SERIAL.fullmatch(serial):
+        raise InvalidInput(f"{quoted(text)} is neither a SPIFFE ID nor a serial number in hexadecimal")
+    return RevocationKind.SERIAL, serial
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,15 @@
 """Join tokens: one spelling, and the secret in no message."""
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interceptor.authority.tokens import Token
+from interceptor.authority.admission import AllowPattern
+from interceptor.authority.refusal import Code, Refused
+from interceptor.authority.tokens import Token, TokenRecord, check_token
 from interceptor.errors import InvalidInput
 
 TOKEN = Token("ab" * 32, "cd" * 8, bytes(range(32)))
@@ -56,3 +61,37 @@ def test_token_with_other_spelling_of_the_same_secret_is_refused():
 def test_token_with_a_short_secret_is_refused():
     with pytest.raises(InvalidInput, match="not a join token"):
         Token("ab" * 32, "cd" * 8, b"short")
+
+
+@pytest.fixture
+def record(now):
+    patterns = (AllowPattern.parse("ns/shop/sa/*"),)
+    hour = timedelta(hours=1)
+    return TokenRecord(TOKEN.id, TOKEN.secret_hash(), "a", patterns, now, now + hour, None)
+
+
+def test_token_that_is_kept_is_accepted_for_its_node_in_time(record, now):
+    assert check_token(TOKEN, record, "a", now) is record
+    assert check_token(TOKEN, record, "a", record.expires_at - timedelta(microseconds=1)) is record
+    assert record.secret_hash not in repr(record)
+
+
+def test_token_that_is_not_to_be_accepted_is_refused_with_its_own_code(record, now):
+    used = replace(record, used_at=now)
+    for token, kept, node, at, code in (
+        (TOKEN, None, "a", now, Code.TOKEN_INVALID),
+        (replace(TOKEN, secret=bytes(32)), record, "a", now, Code.TOKEN_INVALID),
+        (replace(TOKEN, secret=bytes(32)), used, "a", now, Code.TOKEN_INVALID),
+        (TOKEN, used, "a", now, Code.TOKEN_USED),
+        (TOKEN, record, "a", record.expires_at, Code.TOKEN_EXPIRED),
+        (TOKEN, record, "b", now, Code.TOKEN_FOR_OTHER_NODE),
+    ):
+        with pytest.raises(Refused) as caught:
+            check_token(token, kept, node, at)
+        assert caught.value.code is code
+
+
+def test_token_state_is_one_word(record, now):
+    assert record.state(now) == "unused"
+    assert record.state(record.expires_at) == "expired"
+    assert replace(record, used_at=now).state(record.expires_at) == "used"

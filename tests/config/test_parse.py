@@ -197,6 +197,10 @@ def test_config_printed_as_yaml_parses_to_itself(config: Config) -> None:
             "authority: {address: ca.example.org}\n",
             "config.yaml:1: authority.address: 'ca.example.org' is not an address and port",
         ),
+        (
+            "node: Host_1\nauthority: {address: '192.0.2.1:15012'}\n",
+            "config.yaml: to join authority.address, node name 'Host_1' is not valid",
+        ),
         ("limits: {connectionMaxAge: 0s}\n", "config.yaml:1: limits.connectionMaxAge: 0s is out of range"),
         (
             "certificates: {expiredPeerGrace: 721h}\n",

@@ -186,3 +186,27 @@ async def test_thousand_that_started_together_spread_their_renewals(
     seconds = Counter(int(subject.used[1]) for subject in subjects)
     assert max(seconds.values()) < 45
     assert len(seconds) > 55
+
+
+@pytest.mark.parametrize("life", [20.0, 600.0])
+async def test_outage_of_a_third_of_a_life_is_outlived_whenever_it_begins(
+    autojump_clock: MockClock, nursery: trio.Nursery, life: float
+) -> None:
+    """At the latest it begins with a renewal at 60 %: the rest must do for one more pause and the attempt."""
+    subjects = [Subject(life=timedelta(seconds=life)) for _ in range(60)]
+    for subject in subjects:
+        nursery.start_soon(subject.run)
+    for begins in (0.40, 0.51, 0.57, 0.60):
+        started = trio.current_time()
+        await trio.sleep(life * begins)
+        for subject in subjects:
+            subject.failing = "the authority is away"
+        await trio.sleep(life / 3)
+        for subject in subjects:
+            subject.failing = None
+        await trio.sleep(started + 1.2 * life - trio.current_time())
+        for subject in subjects:
+            gaps = [later - earlier for earlier, later in pairwise(subject.used)]
+            assert all(gap < 0.995 * life for gap in gaps), (begins, gaps)
+            subject.renewal.bring_forward(timedelta(0))
+        await trio.testing.wait_all_tasks_blocked()

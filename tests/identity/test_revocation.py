@@ -6,7 +6,7 @@ import pytest
 
 from interceptor.errors import InvalidInput
 from interceptor.identity import revocation
-from interceptor.identity.revocation import Revocation, RevocationKind, RevocationList
+from interceptor.identity.revocation import Revocation, RevocationKind, RevocationList, revocation_target
 
 WEB = "spiffe://cluster.local/ns/default/sa/web"
 
@@ -74,3 +74,23 @@ def test_list_that_is_too_long_is_refused(entry, monkeypatch):
     monkeypatch.setattr(revocation, "MAX_REVOCATIONS", 0)
     with pytest.raises(InvalidInput, match="at most 0 are allowed"):
         RevocationList((entry,))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        (WEB, RevocationKind.IDENTITY, WEB),
+        ("spiffe://node/ns/node/sa/web", RevocationKind.IDENTITY, "spiffe://node/ns/node/sa/web"),
+        ("spiffe://td/node/a", RevocationKind.NODE, "spiffe://td/node/a"),
+        ("5f3a", RevocationKind.SERIAL, "5f3a"),
+        ("0A:1B", RevocationKind.SERIAL, "a1b"),
+    ],
+)
+def test_target_of_a_revocation_is_told_by_its_form(text, kind, value):
+    assert revocation_target(text) == (kind, value)
+
+
+@pytest.mark.parametrize("text", ["", "0", "web", "0x5f", "f" * 41, "node-b"])
+def test_target_that_is_neither_id_nor_serial_is_refused(text):
+    with pytest.raises(InvalidInput, match="is neither a SPIFFE ID nor a serial number"):
+        revocation_target(text)

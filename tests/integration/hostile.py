@@ -46,7 +46,8 @@ def now() -> dt.datetime:
 
 def authority_of(node: Node) -> Authority:
     """The node's own authority, keys and all."""
-    return load_or_create(node.state_dir / "authority", TRUST_DOMAIN, now())
+    with contextlib.closing(load_or_create(node.state_dir / "authority", TRUST_DOMAIN, now())) as store:
+        return store.issuer(now())
 
 
 def credential(
