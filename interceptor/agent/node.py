@@ -72,6 +72,7 @@ class Node:
             self.audit,
             lambda: [e.proxy.context for e in self.enroller.enrolled],
             wall_clock,
+            self.records.metrics,
         )
         self.started_at = wall_clock()
         self.enroller = Enroller(

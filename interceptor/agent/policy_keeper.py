@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from interceptor.policy.documents import Document, PolicyName
     from interceptor.proxy.context import WorkloadContext
     from interceptor.proxy.snapshot import Snapshot
+    from interceptor.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,14 @@ class PolicyKeeper:
         audit: Audit,
         contexts: Callable[[], Iterable[WorkloadContext]],
         now: Callable[[], datetime],
+        metrics: Metrics,
     ) -> None:
         self._config = config
         self._policy = policy
         self._audit = audit
         self._contexts = contexts
         self._now = now
+        self._metrics = metrics
         self._files = PolicyFiles(config.paths.policies, config.policy.root_namespace)
         self._marker = config.paths.state_dir / MARKER
         self._seen: Signature | None = None
@@ -84,6 +87,7 @@ class PolicyKeeper:
             self._policy.replace(replace(self._policy.value, pending=pending))
             log.error("%s; everything is denied until that is repaired", pending)  # noqa: TRY400 - one line
             self._audit.policy_refused("start of the agent", self.error)
+            self._metrics.set_policies(0, refused=True)
             return
         self._policy.replace(self._build(loaded.documents))
         self._accept(loaded)
@@ -188,6 +192,7 @@ class PolicyKeeper:
         self._texts = loaded.texts
         self.error = ""
         self.loaded_at = self._now()
+        self._metrics.set_policies(len(loaded.documents), refused=False)
         if len(loaded.documents) >= MANY_DOCUMENTS:
             gc.freeze()  # they stay: each look through all of them would hold up every connection
         if self._remembered() != len(loaded.documents):
@@ -201,6 +206,7 @@ class PolicyKeeper:
             log.error("policies refused, those before stay in force: %s", error)
             self._audit.policy_refused(by, error)
         self.error = error
+        self._metrics.set_policies(len(self._policy.value.documents), refused=True)
 
     def _diff(self, texts: Mapping[str, str]) -> list[str]:
         lines: list[str] = []

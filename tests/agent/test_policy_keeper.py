@@ -19,6 +19,7 @@ from interceptor.errors import PolicyError
 from interceptor.policy.policy_set import PolicySet
 from interceptor.policy.verdict import Permit
 from interceptor.proxy.snapshot import Snapshot
+from interceptor.telemetry.metrics import Metrics
 from tests.policy.world import DB, WEB, authorization, exception, to, word
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ class World:
         self.now = datetime(2027, 1, 15, tzinfo=UTC)
         text = f"paths: {{state: {self.state}, policies: {self.directory}}}\n"
         self.config = parse_config(text, "config.yaml", node="node-1")
+        self.metrics = Metrics()
         self.audit = Audit(self.state / "audit.jsonl", 1_000_000, lambda: self.now)
         self.restart()
 
     def restart(self) -> None:
         self.policy = Snapshot(PolicySet(self.config.mode))
-        self.keeper = PolicyKeeper(self.config, self.policy, self.audit, list, lambda: self.now)
+        self.keeper = PolicyKeeper(self.config, self.policy, self.audit, list, lambda: self.now, self.metrics)
 
     def write(self, name: str, text: str) -> None:
         self.directory.mkdir(exist_ok=True)
@@ -51,6 +53,10 @@ class World:
 
     def verdict(self) -> str:
         return word(self.policy.value.decide_inbound(to(DB, WEB)))
+
+    def metric(self, name: str) -> float:
+        lines = self.metrics.expose().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
     def events(self) -> list[dict[str, Any]]:
         self.audit.flush()
@@ -99,10 +105,15 @@ async def test_invalid_file_leaves_the_last_good_set(world: World, nursery: trio
     await until(lambda: bool(world.keeper.error))
     assert world.verdict() == "policy_denied"
     assert "b.yaml:1:1" in world.keeper.error
+    assert (world.metric("interceptor_policy_documents"), world.metric("interceptor_policies_refused")) == (
+        1,
+        1,
+    )
     assert world.events()[-1]["event"] == "policy_refused"
     (world.directory / "b.yaml").unlink()
     await until(lambda: not world.keeper.error)
     assert world.verdict() == "policy_denied"
+    assert world.metric("interceptor_policies_refused") == 0
 
 
 async def test_directory_that_vanishes_leaves_the_last_good_set(world: World, nursery: trio.Nursery) -> None:
