@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from interceptor.telemetry.connection_record import ConnectionRecord
 
+KEEP = 8  # rotated files: whoever makes many denials must not push out what they did before
+
 # What ended a connection without anybody having been denied anything.
 _NO_DENIALS = frozenset(
     {
@@ -44,7 +46,9 @@ class Audit:
     """Appends events; nothing in it blocks. `exceptions_used` counts, by the exception's name, since the start."""
 
     def __init__(self, path: Path, max_bytes: int, now: Callable[[], datetime]) -> None:
-        self._file: QueuedFile[dict[str, Any]] = QueuedFile(path, max_bytes, "audit events", json.dumps)
+        self._file: QueuedFile[dict[str, Any]] = QueuedFile(
+            path, max_bytes, "audit events", json.dumps, keep=KEEP
+        )
         self._now = now
         self.exceptions_used: Counter[str] = Counter()
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _RECENT = 10_000  # more than are remembered
 
 
-def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
+async def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
     """What would happen if `source_text` (a workload, or any address) connected to `destination_text`.
 
     EnrolmentError for a source on another node: what is decided first is decided there.
@@ -49,14 +49,14 @@ def explain(node: Node, source_text: str, destination_text: str) -> dict[str, ob
         str(source.key) if isinstance(source, Workload) else str(source), str(destination.endpoint)
     )
     if isinstance(source, Workload):
-        _from_workload(node, explanation, source, destination)
+        await _from_workload(node, explanation, source, destination)
     else:
-        _from_outside(node, explanation, source, destination)
+        await _from_outside(node, explanation, source, destination)
     _add_last_record(node.records.recent, explanation, destination)
     return explanation.to_dict()
 
 
-def explain_connection(node: Node, name: str) -> dict[str, object]:
+async def explain_connection(node: Node, name: str) -> dict[str, object]:
     """What happened to a connection that is remembered, by its id, and what policy would say of it now; UsageError."""
     records = (*node.records.recent.live, *node.records.recent.finished)
     record = next((each for each in reversed(records) if each.id == name), None)
@@ -77,7 +77,7 @@ def explain_connection(node: Node, name: str) -> dict[str, object]:
         f"at {shown['time']}, {shown['direction']}, identity {shown['source_identity'] or 'none'}: {outcome}{by}",
         passed=record.reason is None,
     )
-    trace = _trace_again(node, record)
+    trace = await _trace_again(node, record)
     if trace is None:
         explanation.step(
             "policy", "it ended before policy was asked, or its workload is not enrolled any more"
@@ -87,18 +87,22 @@ def explain_connection(node: Node, name: str) -> dict[str, object]:
     return explanation.to_dict()
 
 
-def _trace_again(node: Node, record: ConnectionRecord) -> Trace | None:
+async def _trace_again(node: Node, record: ConnectionRecord) -> Trace | None:
     own = record.source_workload if record.direction is Direction.OUTBOUND else record.destination_workload
     enrolled = node.enroller.get(own.key) if own is not None else None
     if enrolled is None or not was_decided(record):
         return None
     attempt = attempt_again(record, enrolled.proxy.context)
     if isinstance(attempt, OutboundAttempt):
-        return explain_outbound(node.policy.value, attempt)
-    return None if attempt is None else explain_inbound(node.policy.value, attempt)
+        return await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
+    if attempt is None:
+        return None
+    return await trio.to_thread.run_sync(explain_inbound, node.policy.value, attempt)
 
 
-def _from_workload(node: Node, explanation: Explanation, source: Workload, destination: Destination) -> None:
+async def _from_workload(
+    node: Node, explanation: Explanation, source: Workload, destination: Destination
+) -> None:
     problems = _problems(node, source)
     explanation.step(
         "source", f"{source.key} is {source.identity}; {problems or 'captured'}", passed=not problems
@@ -109,7 +113,7 @@ def _from_workload(node: Node, explanation: Explanation, source: Workload, desti
     if not captured:
         return
     attempt = OutboundAttempt(source, destination.endpoint, destination.workload, node.now().timestamp())
-    trace = explain_outbound(node.policy.value, attempt)
+    trace = await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
     explanation.follow("outbound policy", trace)
     verdict = trace.verdict
     if isinstance(verdict, Denial) or destination.workload is None:
@@ -120,10 +124,12 @@ def _from_workload(node: Node, explanation: Explanation, source: Workload, desti
         ours = [each for each in (source, destination.workload) if not _is_elsewhere(node, each)]
         if not all(_certificate(node, explanation, each) for each in ours):
             return
-    _arrive(node, explanation, destination, _same_family(source, destination.endpoint), identity)
+    await _arrive(node, explanation, destination, _same_family(source, destination.endpoint), identity)
 
 
-def _from_outside(node: Node, explanation: Explanation, source: IPAddress, destination: Destination) -> None:
+async def _from_outside(
+    node: Node, explanation: Explanation, source: IPAddress, destination: Destination
+) -> None:
     explanation.step(
         "source",
         f"{source} belongs to no workload: it has no identity, and what it sends is plaintext",
@@ -135,10 +141,10 @@ def _from_outside(node: Node, explanation: Explanation, source: IPAddress, desti
     if destination.endpoint.port == INBOUND_TUNNEL_PORT:
         explanation.deny("tunnel", Reason.PEER_WITHOUT_CERTIFICATE)
         return
-    _arrive(node, explanation, destination, source, None)
+    await _arrive(node, explanation, destination, source, None)
 
 
-def _arrive(
+async def _arrive(
     node: Node,
     explanation: Explanation,
     destination: Destination,
@@ -161,7 +167,7 @@ def _arrive(
     )
     holder = node.registry.value.by_address(source)
     attempt = InboundAttempt(workload, destination.endpoint, source, identity, holder, node.now().timestamp())
-    trace = explain_inbound(node.policy.value, attempt)
+    trace = await trio.to_thread.run_sync(explain_inbound, node.policy.value, attempt)
     explanation.follow("inbound policy", trace)
     if isinstance(trace.verdict, Denial):
         return

@@ -51,6 +51,10 @@ class PolicyFiles:
     def signature(self) -> Signature | None:
         """What is there, to see whether it changed; None when the directory is not there. PolicyError if unreadable."""
         try:
+            if self.directory.stat().st_mode & stat.S_IWOTH:
+                raise PolicyError(
+                    f"{self.directory}: everybody may change it, take that right away: chmod o-w"
+                )
             with os.scandir(self.directory) as entries:
                 found = [entry for entry in entries if _is_policy_file(entry.name)]
             return tuple(sorted(_sign(entry.name, entry.stat()) for entry in found))
@@ -113,6 +117,10 @@ class PolicyFiles:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     raise PolicyError(f"{path}: is not a file")
+                if status.st_uid not in (0, os.geteuid()):
+                    raise PolicyError(
+                        f"{path}: belongs to uid {status.st_uid}, who may change it: chown it to root"
+                    )
                 if status.st_mode & stat.S_IWOTH:
                     raise PolicyError(f"{path}: everybody may change it, take that right away: chmod o-w")
                 return file.read(MAX_BYTES).decode("utf-8")

@@ -97,8 +97,13 @@ class PolicyKeeper:
         """Follow the files and the expiry of exceptions, for ever."""
         while True:
             await trio.sleep(POLL_SECONDS)
-            await self._follow_files()
-            await self._follow_expiry()
+            try:
+                await self._follow_files()
+                await self._follow_expiry()
+            except Exception:
+                # A fault of ours, with these files: what is in force stays, and the agent goes on.
+                log.exception("the policies could not be followed")
+                self._refuse("internal error: see the agent's log", "files")
 
     async def _follow_files(self) -> None:
         async with self._lock:
@@ -126,8 +131,12 @@ class PolicyKeeper:
                     write_atomically(self.directory / name, text.encode())
             except OSError as error:
                 raise PolicyError(f"{self.directory} cannot be written: {error.strerror}") from error
-            self._seen = await trio.to_thread.run_sync(self._files.signature)
-            return await self._put_in_force(await trio.to_thread.run_sync(self._files.load), by)
+            try:
+                self._seen = await trio.to_thread.run_sync(self._files.signature)
+                return await self._put_in_force(await trio.to_thread.run_sync(self._files.load), by)
+            except PolicyError as error:  # somebody else changed something meanwhile
+                self._refuse(str(error), by)
+                raise
 
     async def candidate(self, changed: Mapping[str, str]) -> PolicySet:
         """What would be in force with these files' texts instead; PolicyError when they cannot be used."""

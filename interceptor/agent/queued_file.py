@@ -22,8 +22,10 @@ T = TypeVar("T")
 class QueuedFile(Generic[T]):
     """Appends things to a file, one line each, and says how many were lost; `what` is their name in messages."""
 
-    def __init__(self, path: Path, max_bytes: int, what: str, format_line: Callable[[T], str]) -> None:
-        self._file = LineFile(path, max_bytes)
+    def __init__(
+        self, path: Path, max_bytes: int, what: str, format_line: Callable[[T], str], *, keep: int = 1
+    ) -> None:
+        self._file = LineFile(path, max_bytes, keep=keep)
         self._what = what
         self._format = format_line
         self._queue: deque[T] = deque()

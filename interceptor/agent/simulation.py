@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from interceptor.agent.plaintext_peers import WINDOW_SECONDS
 from interceptor.policy.attempts import InboundAttempt
 from interceptor.policy.verdict import Denial, Reason
-from interceptor.proxy.redecide import verdict_now, was_decided
+from interceptor.proxy.redecide import BATCH, verdict_now, was_decided
 from interceptor.workload import Direction
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from interceptor.policy.verdict import Verdict
     from interceptor.proxy.context import WorkloadContext
     from interceptor.telemetry.connection_record import ConnectionRecord
+
+
+_REFUSED = Reason.PLAINTEXT_REFUSED.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +39,24 @@ class _Change:
     policy: str
 
 
-def simulate(node: Node, candidate: PolicySet) -> dict[str, Any]:
+async def simulate(node: Node, candidate: PolicySet) -> dict[str, Any]:
     """Every verdict that would change, with how many connections it is about; JSON values."""
     found: dict[_Change, list[int]] = {}
     judged = 0
     records = [*node.records.recent.live, *node.records.recent.finished]
-    for record in records:
+    for number, record in enumerate(records):
         change = _change(node, record, candidate)
         judged += change is not None
         if isinstance(change, _Change):
             counts = found.setdefault(change, [0, 0])
             counts[record.is_finished] += 1
-    for peer in refused_peers(node, candidate):
-        change = _Change(
-            "inbound",
-            str(peer.source),
-            f"{peer.workload}:{peer.destination.port}",
-            "none",
-            "plaintext_refused",
-            "",
-        )
-        if not any(
-            (c.source, c.destination, c.after) == (change.source, change.destination, change.after)
-            for c in found
-        ):
-            found[change] = [0, 1]
+        if number % BATCH == 0:
+            await trio.lowlevel.checkpoint()
+    told = {(change.source, change.destination, change.after) for change in found}
+    for peer in await refused_peers(node, candidate):
+        where = f"{peer.workload}:{peer.destination.port}"
+        if (str(peer.source), where, _REFUSED) not in told:
+            found[_Change("inbound", str(peer.source), where, "none", _REFUSED, "")] = [0, 1]
     return {
         "connections": judged,
         "changes": [
@@ -77,15 +75,18 @@ def simulate(node: Node, candidate: PolicySet) -> dict[str, Any]:
     }
 
 
-def refused_peers(node: Node, candidate: PolicySet) -> tuple[PlaintextPeer, ...]:
+async def refused_peers(node: Node, candidate: PolicySet) -> tuple[PlaintextPeer, ...]:
     """Who was let in without an identity in the last hour and would be refused for that."""
     now = node.now().timestamp()
-    return tuple(
-        peer
-        for peer in node.records.plaintext_peers.since(now - WINDOW_SECONDS)
-        if _is_refused(node, node.policy.value, peer, now) is False
-        and _is_refused(node, candidate, peer, now)
-    )
+    refused = []
+    for number, peer in enumerate(node.records.plaintext_peers.since(now - WINDOW_SECONDS)):
+        if _is_refused(node, node.policy.value, peer, now) is False and _is_refused(
+            node, candidate, peer, now
+        ):
+            refused.append(peer)
+        if number % BATCH == 0:
+            await trio.lowlevel.checkpoint()
+    return tuple(refused)
 
 
 def _is_refused(node: Node, policies: PolicySet, peer: PlaintextPeer, now: float) -> bool | None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interceptor.agent import audit
 from interceptor.agent.enroller import remove_run
 from interceptor.agent.joined_authority import TRUST_FILE
 from interceptor.agent.kept_identity import KeptIdentity
@@ -170,9 +171,9 @@ def _remove_tree(directory: Path) -> None:
 def _remove_state(config: Config) -> None:
     """Remove what we keep in the state directory; anything else in it stays, and so does the directory."""
     state_dir = config.paths.state_dir
-    files = (config.records.path, config.paths.audit)
-    for path in (*files, *(path.with_name(f"{path.name}.1") for path in files)):
-        path.unlink(missing_ok=True)
+    for path, keep in ((config.records.path, 1), (config.paths.audit, audit.KEEP)):
+        for old in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))):
+            old.unlink(missing_ok=True)
     for name in _AUTHORITY_DIRECTORIES:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:

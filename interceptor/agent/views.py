@@ -120,8 +120,8 @@ class Views:
     async def explain(self, request: Mapping[str, Any]) -> object:
         """Each step of the decision about one connection, with its evidence."""
         if request.get("connection") is not None:
-            return explain_connection(self._node, str(request["connection"]))
-        return explain(self._node, str(request.get("source", "")), str(request.get("destination", "")))
+            return await explain_connection(self._node, str(request["connection"]))
+        return await explain(self._node, str(request.get("source", "")), str(request.get("destination", "")))
 
     def _authority(self) -> dict[str, Any]:
         """Where certificates come from, and whether it answers."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from interceptor.policy.documents import (
     Action,
@@ -12,25 +12,61 @@ from interceptor.policy.documents import (
     LegacyException,
     PeerAuthentication,
 )
-from interceptor.policy.matching import Attribute, Pattern
+from interceptor.policy.matching import Attribute, Pattern, Projection
 from interceptor.policy.modes import width_of
 from interceptor.policy.scope import selects
 from interceptor.workload import Workload
 
+if TYPE_CHECKING:
+    from interceptor.labels import Labels
+
 SOON: Final = timedelta(days=14)
 
 
+class Inventory:
+    """The enrolled workloads, asked by ten thousand documents: what was asked once is remembered."""
+
+    def __init__(self, workloads: Sequence[Workload], root: str) -> None:
+        self._workloads = workloads
+        self._root = root
+        self._values = {
+            Attribute.PRINCIPAL: {workload.identity.principal for workload in workloads},
+            Attribute.NAMESPACE: {workload.namespace for workload in workloads},
+            Attribute.SERVICE_ACCOUNT: {f"{w.namespace}/{w.service_account}" for w in workloads},
+        }
+        self._selected: dict[tuple[str, Labels], int] = {}
+        self._matched: dict[tuple[Attribute, Pattern], bool] = {}
+
+    def selected_by(self, document: Document) -> int:
+        """How many workloads a document is for."""
+        key = (document.head.name.namespace, document.head.selector)
+        if key not in self._selected:
+            self._selected[key] = sum(
+                key[0] in (self._root, workload.namespace) and selects(document, workload.labels)
+                for workload in self._workloads
+            )
+        return self._selected[key]
+
+    def matches(self, attribute: Attribute, pattern: Pattern) -> bool:
+        """Whether a pattern means any of the workloads' identities."""
+        values = self._values[attribute]
+        if pattern.projection is Projection.EXACT:
+            return pattern.key in values
+        key = (attribute, pattern)
+        if key not in self._matched:
+            self._matched[key] = any(pattern.matches(value) for value in values)
+        return self._matched[key]
+
+
 def warnings(
-    documents: Sequence[Document], root: str, now: datetime, workloads: Sequence[Workload] | None
+    documents: Sequence[Document], root: str, now: datetime, inventory: Inventory | None
 ) -> tuple[str, ...]:
-    """One line each; `workloads` None means that nobody knows who is there, and nothing is said of that."""
+    """One line each; `inventory` None means that nobody knows who is there, and nothing is said of that."""
     found: list[str] = []
     for document in documents:
         found += (f"{document.head.name}: {text}" for text in _of_one(document, now))
-        if workloads is not None:
-            found += (
-                f"{document.head.name}: {text}" for text in _against_inventory(document, root, workloads)
-            )
+        if inventory is not None:
+            found += (f"{document.head.name}: {text}" for text in _against(document, inventory))
     return (*found, *_of_all(documents, root))
 
 
@@ -58,21 +94,13 @@ def _of_one(document: Document, now: datetime) -> Iterator[str]:
             return
 
 
-def _against_inventory(document: Document, root: str, workloads: Sequence[Workload]) -> Iterator[str]:
-    if not any(
-        applies(document.head, root, workload) and selects(document, workload.labels)
-        for workload in workloads
-    ):
+def _against(document: Document, inventory: Inventory) -> Iterator[str]:
+    if not inventory.selected_by(document):
         wanted = f" with {document.head.selector}" if document.head.selector else ""
         yield f"no enrolled workload in its scope{wanted}, so it selects nothing"
     for attribute, pattern in _patterns(document):
-        if not any(pattern.matches(value) for value in _values(attribute, workloads)):
+        if not inventory.matches(attribute, pattern):
             yield f"{pattern.text} matches no enrolled workload"
-
-
-def applies(head: Head, root: str, workload: Workload) -> bool:
-    """Whether a workload is in the namespaces that a document is for."""
-    return head.name.namespace in (root, workload.namespace)
 
 
 def _patterns(document: Document) -> Iterator[tuple[Attribute, Pattern]]:
@@ -85,16 +113,6 @@ def _patterns(document: Document) -> Iterator[tuple[Attribute, Pattern]]:
                 for match in alternative:
                     if match.attribute <= Attribute.SERVICE_ACCOUNT:
                         yield from ((match.attribute, p) for p in (*match.patterns, *match.not_patterns))
-
-
-def _values(attribute: Attribute, workloads: Iterable[Workload]) -> Iterator[str]:
-    for workload in workloads:
-        if attribute is Attribute.PRINCIPAL:
-            yield workload.identity.principal
-        elif attribute is Attribute.NAMESPACE:
-            yield workload.namespace
-        else:
-            yield f"{workload.namespace}/{workload.service_account}"
 
 
 def _of_all(documents: Sequence[Document], root: str) -> Iterator[str]:

@@ -99,6 +99,8 @@ def test_name_twice_in_two_files_is_refused(files: PolicyFiles, tmp_path: Path) 
         (lambda path: path.mkdir(), "cannot be read, Is a directory"),
         (lambda path: os.mkfifo(path), "is not a file"),
         (lambda path: (path.touch(), path.chmod(0o666)), "everybody may change it"),
+        (lambda path: path.parent.chmod(0o777), "everybody may change it"),
+        (lambda path: (path.touch(), os.chown(path, 12345, -1)), "belongs to uid 12345, who may change it"),
         (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
     ],
 )  # fmt: skip

@@ -187,6 +187,38 @@ async def test_applied_into_what_is_no_directory_is_an_error(world: World) -> No
         await world.keeper.apply({"a.yaml": DENY}, "uid 7")
 
 
+async def test_fault_of_ours_leaves_the_last_good_set_and_goes_on(
+    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.write("a.yaml", DENY)
+    world.keeper.start()
+    with monkeypatch.context() as patch:
+        patch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+        nursery.start_soon(world.keeper.run)
+        world.write("a.yaml", DENY + "# changed\n")
+        await until(lambda: bool(world.keeper.error))
+    assert world.verdict() == "policy_denied"
+    assert "ZeroDivisionError" in caplog.text
+    world.write("a.yaml", "")
+    await until(lambda: world.verdict() == "mutual_tls")
+
+
+async def test_files_that_change_while_others_are_applied_are_refused_and_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.keeper.start()
+
+    def write_and_break(path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        world.write("other.yaml", "[")
+
+    monkeypatch.setattr(policy_keeper, "write_atomically", write_and_break)
+    with pytest.raises(PolicyError):
+        await world.keeper.apply({"a.yaml": DENY}, "uid 7")
+    assert "other.yaml" in world.keeper.error
+    assert world.verdict() == "mutual_tls"
+
+
 async def test_end_of_an_exception_asks_again(
     world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from interceptor.policy.lint import expiring, warnings
+from interceptor.policy.lint import Inventory, expiring, warnings
 from tests.policy.world import (
     DB,
     LEDGER,
@@ -23,7 +23,8 @@ ACCOUNTS = authorization("a", rules="[{from: [{source: {serviceAccounts: [web, n
 
 
 def found(text: str, *, inventory: bool = True) -> tuple[str, ...]:
-    return warnings(policies(text).documents, ROOT, NOW, (WEB, DB, LEDGER) if inventory else None)
+    documents = policies(text).documents
+    return warnings(documents, ROOT, NOW, Inventory((WEB, DB, LEDGER), ROOT) if inventory else None)
 
 
 @pytest.mark.parametrize(

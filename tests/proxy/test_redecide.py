@@ -102,6 +102,44 @@ async def test_connection_that_is_not_decided_yet_is_left_to_its_first_decision(
         assert await redecide(mesh.destination.context) == 0
 
 
+async def test_no_connection_slips_between_a_change_and_being_asked_again(
+    running: Mesh, nursery: trio.Nursery
+) -> None:
+    """Connections in every stage of being made while the policy changes: none of them is open afterwards."""
+
+    async def application(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await echo(stream)
+
+    running.aim = await serve_application(nursery, application)
+    attempts = 60
+    served = 0
+
+    async def attempt(number: int) -> None:
+        nonlocal served
+        for _ in range(number):
+            await trio.lowlevel.checkpoint()  # each begins a little later than the one before
+        with suppress(trio.BrokenResourceError):
+            async with await running.connect() as client:
+                await client.send_all(b"x")
+                served += await client.receive_some(1) == b"x"
+                await client.receive_some(1)
+
+    async with trio.open_nursery() as clients:
+        for number in range(attempts):
+            clients.start_soon(attempt, 5 * number)
+        with trio.fail_after(10):
+            while served < 5:
+                await trio.lowlevel.checkpoint()
+        running.policy.replace(policies(authorization("cut", "default", "DENY", rules="[{}]")))
+        for side in (running.source, running.destination):
+            await redecide(side.context)
+    records = await running.destination.recorder.wait_closed(attempts)
+    assert {record.reason for record in records} <= {Reason.POLICY_DENIED, Reason.HANDSHAKE_FAILED}
+    assert sum(record.bytes_sent > 0 for record in records) < attempts
+    assert len(running.destination.context.live) == 0
+
+
 async def test_many_connections_are_asked_in_batches(mesh: Mesh, nursery: trio.Nursery) -> None:
     context = mesh.destination.context
     endpoint = Endpoint.parse("127.0.0.1:1")
