@@ -65,6 +65,13 @@ def shared_node(_swept: None) -> Iterator[Node]:
         yield node
 
 
+@pytest.fixture(autouse=True)
+def _records_of_this_test(request: pytest.FixtureRequest) -> None:
+    """What a test finds in the shared node's records are its own connections."""
+    if "shared_node" in request.fixturenames:
+        request.getfixturevalue("shared_node").begin()
+
+
 @pytest.fixture(scope="session")
 def shared_client(shared_node: Node) -> Iterator[Workload]:
     """A workload `client` on the shared node: end what you spawn in it."""
