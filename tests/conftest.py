@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from interceptor.agent.main import BPFFS
+from interceptor.kernel.mounts import is_bpffs, mount_bpffs, unmount_bpffs
 from tests.harness.node import Node, prepared_node, running_node
 from tests.harness.slot import sweep_all
 
@@ -56,6 +58,24 @@ def pytest_runtest_makereport(
 def _swept() -> None:
     """Remove what earlier runs left that were killed."""
     sweep_all()
+
+
+@pytest.fixture(scope="session")
+def bpf_file_system() -> Iterator[None]:
+    """A BPF file system where it belongs, which stays: `down` unmounts an empty one that was mounted for it."""
+    mounted = False
+    while True:
+        if not is_bpffs(BPFFS):
+            mount_bpffs(BPFFS)
+            mounted = True
+        opened = os.open(BPFFS, os.O_RDONLY | os.O_DIRECTORY)  # in use, from here on
+        if is_bpffs(BPFFS):
+            break
+        os.close(opened)
+    yield
+    os.close(opened)
+    if mounted:
+        unmount_bpffs(BPFFS)
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ families = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], 
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+def programs(bpf_file_system: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
     programs = load_programs(headers.path)
     yield programs
