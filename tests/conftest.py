@@ -66,8 +66,7 @@ def bpf_file_system() -> Iterator[None]:
     mounted = False
     while True:
         if not is_bpffs(BPFFS):
-            mount_bpffs(BPFFS)
-            mounted = True
+            mounted = mount_bpffs(BPFFS)
         opened = os.open(BPFFS, os.O_RDONLY | os.O_DIRECTORY)  # in use, from here on
         if is_bpffs(BPFFS):
             break

@@ -94,8 +94,8 @@ def _require_bpffs(config: Config) -> None:
         raise KernelError(
             f"{bpf_dir} is not in a BPF file system: mount one there, or use a path below {BPFFS}"
         )
-    mount_bpffs(BPFFS)
-    (config.paths.run_dir / MOUNTED_BY_US).touch(mode=0o600)
+    if mount_bpffs(BPFFS):
+        (config.paths.run_dir / MOUNTED_BY_US).touch(mode=0o600)
 
 
 def _lock_pins(bpf_dir: Path) -> Lock:
