@@ -6,15 +6,20 @@ import contextlib
 import os
 import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from OpenSSL import SSL
 
-from interceptor.authority_service import ServerLimits
+from interceptor.authority_service import DeskLimits, ServerLimits
 from interceptor.authority_service.http import Waits
-from interceptor.errors import PeerRejected
+from interceptor.authority_service.routes import origin_of
+from interceptor.errors import AuthorityUnavailable, PeerRejected
+from interceptor.identity.authority import Authority
+from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.transport.streams import StreamBroken
 from tests.authority_service.running import DEADLINE_SECONDS, Raw, Service, raw, request
 from tests.authority_service.test_api import svid_of
@@ -25,10 +30,10 @@ if TYPE_CHECKING:
 
     from interceptor.identity.svid import NodeSvid
 
-SHORT = Waits(idle_seconds=0.3, request_seconds=0.3)
+SHORT = Waits(idle_seconds=0.3, request_seconds=0.3, answer_seconds=0.3)
 LIMITS = ServerLimits(
     connections=12,
-    connections_of_one_address=10,
+    connections_of_one_origin=10,
     handshakes=4,
     handshake_seconds=0.3,
     nodes=SHORT,
@@ -206,6 +211,17 @@ async def test_stranger_may_not_stay_by_asking_again_and_again(narrow: Service) 
         assert trio.current_time() - began_at < 3
 
 
+async def test_client_that_does_not_take_its_answers_is_sent_away(narrow: Service) -> None:
+    client = await narrow.joined("node-a")
+    narrow.store.federate(Authority.create(TrustDomain("other.example"), narrow.clock()).trust_bundle)
+    question = request("GET", "/v1/trust")
+    async with raw(narrow, client.svid) as one:
+        with trio.fail_after(5), suppress(StreamBroken):
+            while True:  # until its answers fill both sides' buffers, and then it is reset
+                await one.stream.send_all(memoryview(question * 100))
+    assert await is_served(narrow)
+
+
 async def test_handshake_that_does_not_go_on_ends(narrow: Service) -> None:
     with connected(narrow) as sock:
         sock.sendall(b"\x16\x03\x01")
@@ -226,7 +242,7 @@ async def test_connections_are_bounded_and_places_come_back(narrow: Service) -> 
                 refused += 1
             else:
                 served += 1
-        assert served <= LIMITS.connections_of_one_address
+        assert served <= LIMITS.connections_of_one_origin
         assert refused >= 5
     with trio.fail_after(DEADLINE_SECONDS):
         while True:
@@ -236,15 +252,19 @@ async def test_connections_are_bounded_and_places_come_back(narrow: Service) -> 
             await trio.sleep(0.05)
 
 
-async def test_handshakes_under_way_are_bounded(narrow: Service) -> None:
+async def test_handshakes_under_way_are_bounded(tmp_path: Path, nursery: trio.Nursery) -> None:
+    service = Service(tmp_path, options={"server_limits": ServerLimits(handshakes=4, handshake_seconds=60)})
+    await service.start(nursery)
     with contextlib.ExitStack() as stack:
-        half_open = [stack.enter_context(connected(narrow)) for _ in range(8)]
-        for sock in half_open:
-            with suppress(ConnectionError):
-                sock.sendall(b"\x16")
-        for sock in half_open:
-            assert await ends(sock)
-    assert await is_served(narrow)
+        for _ in range(4):
+            stack.enter_context(connected(service)).sendall(b"\x16")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        one_too_many = stack.enter_context(connected(service))
+        assert await ends(one_too_many)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert await is_served(service)
+    await service.stop()
+    service.close()
 
 
 # No TLS as we speak it.
@@ -294,3 +314,24 @@ async def test_flood_of_refusals_does_not_wash_the_audit_out(service: Service) -
                 await client.ask("GET", "/v1/trust")
             asked += 1
     assert sum(line["unwritten_before"] for line in lines) + len(lines) == asked
+
+
+async def test_joins_of_strangers_take_no_place_from_the_nodes(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """The window that remembers requests is one for nodes and another for those who want to be."""
+    service = Service(tmp_path, options={"desk_limits": DeskLimits(remembered_joins=2)})
+    await service.start(nursery)
+    client = await service.joined("node-a")
+    await service.joined("node-b")
+    with pytest.raises(AuthorityUnavailable, match=r"^rate_limited: more than 2 requests"):
+        await service.joined("node-c")
+    await svid_of(client)
+    await service.stop()
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [("10.0.0.1", "10.0.0.1"), ("fd00::1:2:3:4:5", "fd00:0:0:1::/64"), ("::1", "::/64")],
+)
+def test_origin_is_what_one_host_may_have(address: str, origin: str) -> None:
+    assert origin_of(ip_address(address)) == origin
