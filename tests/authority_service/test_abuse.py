@@ -21,6 +21,7 @@ from interceptor.errors import AuthorityUnavailable, PeerRejected
 from interceptor.identity.authority import Authority
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.transport.streams import StreamBroken
+from interceptor.transport.tls import RECORD_BYTES
 from tests.authority_service.running import DEADLINE_SECONDS, Raw, Service, raw, request
 from tests.authority_service.test_api import svid_of
 
@@ -139,6 +140,18 @@ async def test_announced_body_that_is_too_large_is_not_waited_for(service: Servi
         assert await code_of(client) == "request_too_large"
 
 
+async def test_refused_client_that_sends_on_is_not_reset_before_it_can_read_why(
+    service: Service, node: NodeSvid
+) -> None:
+    async with raw(service, node) as client:
+        body = bytes(1_000_000)
+        await client.send(request("POST", "/v1/issue", body)[: -len(body)])
+        assert await code_of(client) == "request_too_large"
+        await client.send(body)
+        with trio.fail_after(DEADLINE_SECONDS):
+            assert await client.stream.receive_into(memoryview(bytearray(RECORD_BYTES))) == 0
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -184,21 +197,23 @@ async def test_requests_one_behind_the_other_are_answered_in_order(service: Serv
     ids=["silent", "half-a-header", "half-a-body"],
 )
 async def test_client_that_does_not_go_on_is_sent_away(narrow: Service, begin: bytes) -> None:
-    async with raw(narrow, None) as client:
-        if begin:
-            await client.send(begin)
-        with trio.fail_after(3):
-            assert await client.receive_all() == b""
+    for shown in (None, (await narrow.joined("node-a")).svid):
+        async with raw(narrow, shown) as client:
+            if begin:
+                await client.send(begin)
+            with trio.fail_after(3):
+                assert await client.receive_all() == b""
 
 
 async def test_client_that_sends_a_byte_now_and_then_is_sent_away(narrow: Service) -> None:
-    async with raw(narrow, None) as client:
-        began_at = trio.current_time()
-        with suppress(StreamBroken):
-            for byte in request("GET", "/healthz", b"x" * 1000):
-                await client.send(bytes([byte]))
-                await trio.sleep(0.05)
-        assert trio.current_time() - began_at < 3
+    for shown in (None, (await narrow.joined("node-a")).svid):
+        async with raw(narrow, shown) as client:
+            began_at = trio.current_time()
+            with suppress(StreamBroken):
+                for byte in request("GET", "/healthz", b"x" * 1000):
+                    await client.send(bytes([byte]))
+                    await trio.sleep(0.05)
+            assert trio.current_time() - began_at < 3
 
 
 async def test_stranger_may_not_stay_by_asking_again_and_again(narrow: Service) -> None:
