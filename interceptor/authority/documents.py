@@ -217,7 +217,7 @@ class ErrorBody:
     message: str
 
     def to_json(self) -> bytes:
-        return canonical({"code": self.code, "message": self.message})
+        return canonical({"code": self.code, "message": self.message[:_MAX_MESSAGE]})
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:

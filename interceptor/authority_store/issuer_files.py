@@ -132,7 +132,9 @@ def _read_key(home: PrivateDirectory, name: str, passphrase: bytes | None) -> ec
     data = home.read(name, GROUP_OR_OTHERS)
     encrypted = data.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
     if encrypted and passphrase is None:
-        raise StateError(f"{home.path / name} is encrypted: give the passphrase with --passphrase-file")
+        raise StateError(
+            f"{home.path / name} is encrypted: give the passphrase with --passphrase-file of 'interceptor ca'"
+        )
     try:
         key = load_pem_private_key(data, password=passphrase if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -113,6 +113,10 @@ def test_chain_gives_its_certificates_back(documents, issuer):
     assert documents[Chain].certificates() == (issuer.intermediate, issuer.root)
 
 
+def test_error_with_a_long_message_can_be_read_still():
+    assert len(ErrorBody.from_json(ErrorBody("token_used", "x" * 5000).to_json()).message) == 2000
+
+
 def test_error_of_a_later_version_keeps_its_code(documents):
     assert ErrorBody("of_tomorrow", "why").known_code is None
     assert documents[ErrorBody].known_code is Code.TOKEN_USED

@@ -1,5 +1,7 @@
 """The database: whatever happens to it is one line, and a change is whole or not there."""
 
+import os
+import signal
 import sqlite3
 from contextlib import closing
 
@@ -128,3 +130,41 @@ def test_exception_within_a_change_undoes_it(path):
         refusal(change)
         with opened.reading() as connection:
             assert connection.execute("SELECT count(*) FROM aliases").fetchone() == (0,)
+
+
+def test_change_keeps_other_writers_out_from_its_beginning(path):
+    # What it has read must still be so when it writes: a token is unused, a step is the next one.
+    with (
+        closing(Database.open(path)) as opened,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+    ):
+        with opened.writing(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")
+
+
+@pytest.mark.parametrize("rounds", [1, 7, 30])
+def test_process_killed_while_it_writes_loses_nothing_that_it_was_told_is_done(path, rounds):
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with closing(AuthorityStore.open(path.parent, None)) as store:
+                for number in range(1, 100_000):
+                    store.revoke(RevocationKind.SERIAL, f"{number:x}", "", NOW)
+                    os.write(sending, b".")
+        finally:
+            os._exit(1)
+    os.close(sending)
+    done = 0
+    while done < rounds:
+        done += len(os.read(receiving, 1))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while data := os.read(receiving, 4096):
+        done += len(data)
+    os.close(receiving)
+    with closing(AuthorityStore.open(path.parent, NOW)) as store:
+        kept = {int(entry.value, 16) for entry in store.revocations()}
+        assert set(range(1, done + 1)) <= kept <= set(range(1, done + 2))
+        store.revoke(RevocationKind.SERIAL, "fffff", "", NOW)

@@ -219,3 +219,16 @@ def test_intermediate_rotation_killed_anywhere_leaves_the_old_or_the_new_one(tmp
         shutil.rmtree(home)
         at += 1
     assert outcomes == {True, False}
+
+
+def test_root_whose_issuer_cannot_issue_is_not_activated(home, store):
+    store.remove_node("a")
+    store.rotate(Step.PREPARE, NOW)
+    new = store.rotate(Step.DISTRIBUTE, NOW).other
+    (home / "issuers" / new[:16] / "intermediate.key").unlink()
+    before = store.rotation_status()
+    with pytest.raises(StateError, match=r"lacks intermediate\.key"):
+        store.rotate(Step.ACTIVATE, NOW)
+    assert store.rotation_status() == before
+    assert issues(store.issuer(NOW))
+    store.rotate(Step.ABORT, NOW)
