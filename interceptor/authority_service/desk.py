@@ -107,8 +107,6 @@ class AuthorityDesk:
         if record is None:
             raise Refused(Code.NODE_NOT_AUTHORISED, f"{node_id} has not joined, or was removed")
         attempt.node, attempt.is_proven = record.name, True
-        if record.revoked:
-            raise Refused(Code.NODE_REVOKED, f"{node_id} was revoked")
         issued_at = verified_chain[0].not_valid_before_utc + CLOCK_SKEW
         if issued_at + _WHOLE_SECONDS <= record.joined_at:
             raise Refused(

@@ -179,7 +179,5 @@ def _parse_query(query: str) -> Mapping[str, str]:
             query, keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_QUERY_FIELDS
         )
     except ValueError:
-        if not query:
-            return {}
         raise Refused(Code.REQUEST_MALFORMED, "the query of the request cannot be read") from None
     return dict(fields)
