@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interceptor.agent.clock import wall_clock
-from interceptor.agent.node import AUTHORITY_DIRECTORY, Node
+from interceptor.agent.joined_authority import JoinedAuthority
+from interceptor.agent.node import Node
+from interceptor.agent.own_authority import OwnAuthority
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.agent.state import Lock, StateFile, private_directory
-from interceptor.authority_store import load_or_create
-from interceptor.errors import KernelError, StateError
+from interceptor.errors import KernelError, StateError, UsageError
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.capture import pinned_inbound
 from interceptor.kernel.headers import find_headers
@@ -25,6 +25,7 @@ from interceptor.kernel.mounts import find_cgroup2, is_bpffs, mount_bpffs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interceptor.agent.authority_access import AuthorityAccess
     from interceptor.config import Config
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,11 @@ BPFFS = Path("/sys/fs/bpf")
 MOUNTED_BY_US = "bpffs-mounted"
 
 
-def run_agent(config: Config, progress: Callable[[str], None]) -> None:
+def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> None:
     """Run an agent in the foreground until it is told to stop.
 
-    `progress` gets a line for each step of the start.  InterceptorError says
-    why it could not start; what was begun is undone then.
+    `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.
+    InterceptorError says why it could not start; what was begun is undone then.
     """
     log_to_stderr()
     if os.geteuid() != 0:
@@ -51,9 +52,8 @@ def run_agent(config: Config, progress: Callable[[str], None]) -> None:
         # Each of them: two agents that share only one would undo each other's work.
         for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
             started.callback(Lock(directory, setting).release)
-        progress("opening the certificate authority")
-        store = load_or_create(paths.state_dir / AUTHORITY_DIRECTORY, config.trust_domain, wall_clock())
-        started.callback(store.close)
+        access = _authority(config, progress, token)
+        started.callback(access.close)
         restored = StateFile(paths.run_dir).load()
         _require_state(config, len(restored))
         cgroup = paths.cgroup or find_cgroup2()
@@ -63,12 +63,23 @@ def run_agent(config: Config, progress: Callable[[str], None]) -> None:
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
         programs = load_programs(headers.path)
         progress(f"starting, with {len(restored)} workloads of the last agent" if restored else "starting")
-        node = Node(config, store, programs, cgroup, restored)
+        node = Node(config, access, programs, cgroup, restored)
         started.callback(node.capture.close)
         try:
             trio.run(node.run)
         except BaseExceptionGroup as group:
             raise single_cause(group) from None
+
+
+def _authority(config: Config, progress: Callable[[str], None], token: str | None) -> AuthorityAccess:
+    if config.authority_address is not None:
+        return JoinedAuthority(config, config.authority_address, token)
+    if token is not None:
+        raise UsageError(
+            "a token is for an authority elsewhere, and the configuration names none: set authority.address"
+        )
+    progress("opening the certificate authority")
+    return OwnAuthority(config)
 
 
 def _require_state(config: Config, restored: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from interceptor import __version__
+from interceptor.cli.alert_rules import alert_rules
 from interceptor.cli.ca import ca
 from interceptor.cli.connections import connections
 from interceptor.cli.context import Session
@@ -65,6 +66,7 @@ for command in (
     certificates,
     status,
     explain,
+    alert_rules,
     ca,
 ):
     group.add_command(command)

@@ -79,7 +79,7 @@ async def _open(
     if permit.transport is Transport.PLAINTEXT:
         await dial.connect(upstream, destination, context.limits.connect_timeout)
         return PlainStream(upstream), b""
-    contexts = await context.tls_contexts()
+    contexts = await context.tls_contexts(record)
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)
     stream = TlsStream(contexts.client, upstream, server_side=False)
@@ -107,12 +107,11 @@ async def _handshake(
 ) -> None:
     try:
         await stream.handshake()
-        identity = contexts.bundles.identify(stream.verified_chain(), context.now())
+        identity = context.identify(stream, contexts, record)
     except PeerRejected as rejected:
         raise refusal_of(rejected) from rejected
     except StreamBroken as broken:
         raise Refusal(Reason.HANDSHAKE_FAILED, f"the destination's proxy went away: {broken}") from broken
-    record.destination_identity = identity
     stream.note_parameters(record)
     if identity != workload.identity:
         raise Refusal(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from interceptor.agent.node import AUTHORITY_DIRECTORY
+from interceptor.agent.authority_access import AUTHORITY_DIRECTORY
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.context import pass_session
 from interceptor.config.values import parse_duration

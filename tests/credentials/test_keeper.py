@@ -11,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from interceptor.credentials import CLOCK_CHECK_SECONDS, Credentials
+from interceptor.credentials import Credentials
+from interceptor.credentials.renewal import CLOCK_CHECK_SECONDS
 from interceptor.errors import AuthorityError
 from interceptor.identity.authority import Authority
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
