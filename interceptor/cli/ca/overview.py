@@ -77,7 +77,7 @@ def bundle(store: AuthorityStore) -> None:
     """Print the root certificates of this trust domain in PEM, for 'ca federate' elsewhere.
 
     \b
-    Example:
+    Examples:
       sudo interceptor ca bundle > cluster.local.pem
     """
     document = store.trust_document()
