@@ -87,6 +87,17 @@ def test_init_makes_an_authority_and_says_by_which_root_it_is_known(tmp_path: Pa
     assert (tmp_path / "deeper").stat().st_mode & 0o777 == 0o700
 
 
+def test_init_in_a_directory_that_others_may_look_into_is_no_fault(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    Authority(tmp_path / "authority").ok("init")
+    assert (tmp_path / "authority").stat().st_mode & 0o777 == 0o700
+
+
+def test_init_where_no_directory_can_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot make the directory" in Authority(tmp_path / "file" / "authority").refused("init")
+
+
 def test_init_takes_the_place_and_trust_domain_of_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"trustDomain: conf.example\npaths:\n  state: {tmp_path / 'state'}\n")
