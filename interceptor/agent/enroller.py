@@ -130,18 +130,19 @@ class Enroller:
         """Verify peers by these bundles from now on, and close the connections of those who are revoked in them."""
         same_roots = bundles.roots == self._bundles.roots
         self._bundles = bundles
-        for enrolled in tuple(self._enrolled.values()):
+        # All of them before anything else runs: the other end of a connection may be on this node, and has a reason too.
+        for enrolled in self._enrolled.values():
             context = enrolled.proxy.context
-            contexts = context.tls.value
-            if contexts is not None:
-                new = (
-                    replace(contexts, bundles=bundles) if same_roots else tls_contexts(contexts.svid, bundles)
-                )
-                context.tls.replace(new)
+            if context.tls.value is not None:
+                context.tls.replace(replace(context.tls.value, bundles=bundles))
             closed = context.live.close_denied(lambda record: revocation_denial(record, bundles))
             if closed:
-                log.info("%s: %d connections of revoked peers were closed", enrolled.workload.key, closed)
-            await trio.lowlevel.checkpoint()  # new roots take a millisecond for each workload
+                log.info("%s: %d connections were closed, an end is revoked", enrolled.workload.key, closed)
+        for enrolled in () if same_roots else tuple(self._enrolled.values()):
+            tls = enrolled.proxy.context.tls
+            if tls.value is not None and self._bundles is bundles:
+                tls.replace(tls_contexts(tls.value.svid, bundles))
+            await trio.lowlevel.checkpoint()  # it takes a millisecond for each workload
 
     def close_aged(self, lifetimes: Lifetimes, now: datetime) -> None:
         """Close the connections that are too old, or whose peer's certificate has been expired for too long."""

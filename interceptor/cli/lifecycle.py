@@ -71,6 +71,11 @@ def up(session: Session, join_token: str | None, join_token_file: TextIO | None)
     except AgentError:
         pass
     else:
+        if token is not None:
+            raise AgentError(
+                f"the agent runs already (pid {status['pid']}) and will not look at the token: end it with 'kill "
+                f"{status['pid']}', its workloads stay captured meanwhile, and start it again with the token"
+            )
         click.echo(f"already up: pid {status['pid']}, {_summary(status)}")
         return
     started = time.monotonic()

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from interceptor.kernel import netns as kernel_netns
+from interceptor.kernel.keyring import Keyring
 from tests.harness import slot as slots
 from tests.harness.node import Node
 from tests.harness.process import Program, run
@@ -60,6 +61,7 @@ class FabricNode(Node):
     def close(self) -> None:
         try:
             super().close()
+            assert Keyring(f"interceptor node {self.state_dir}").load() is None, "`down` left the node's key"
         finally:
             self.netns.close()
             kernel_netns.remove_named(self._path)

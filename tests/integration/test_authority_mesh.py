@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interceptor.kernel import netns as kernel_netns
 from tests.harness.authority import PORT, Authority
 from tests.harness.fabric import Fabric, fabric_of
-from tests.harness.process import wait_until
+from tests.harness.process import run, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -242,6 +243,58 @@ def test_outage_longer_than_certificates_live_is_refused_with_the_reason_and_ove
     assert _try_once(mesh, "alpha", "beta") == 0
     assert _try_once(mesh, "beta", "gamma") == 0
     assert time.monotonic() - back_at < 15
+
+
+@pytest.mark.timeout(60)
+def test_agent_that_was_killed_goes_on_without_a_token_also_while_the_authority_is_away(mesh: Mesh) -> None:
+    node = mesh.node_of["alpha"]
+    identity = node.status()["authority"]["node_certificate"]["identity"]
+    assert identity == f"spiffe://cluster.local/node/{node.name}"
+    again = node.cli("up", "--join-token", "it1.some.token")
+    assert again.status == 1
+    assert "runs already" in again.stderr
+    mesh.authority.stop()
+    node.kill()
+    node.up()
+    status = node.status()
+    assert status["authority"]["node_certificate"]["identity"] == identity
+    assert status["waiting_for"] == ["no certificate for default/alpha"]
+    mesh.authority.start()
+    wait_until(lambda: node.status()["ready"], "the workload has a certificate", 15)
+    wait_until(lambda: " beta." in (node.run_dir / "hosts/default").read_text(), "the others are known again")
+    assert _try_once(mesh, "alpha", "beta") == 0
+
+
+def test_workload_of_another_node_is_explained_and_left_to_that_node(mesh: Mesh) -> None:
+    node, other = mesh.node_of["alpha"], mesh.node_of["beta"]
+    explained = node.cli("explain", "alpha", f"beta:{ECHO_PORT}").check().stdout
+    assert f"default/beta is on node {other.name}: what its proxy decides can be asked there" in explained
+    assert "permitted, by mutual TLS" in explained
+    asked_here = node.cli("explain", "beta", f"alpha:{ECHO_PORT}")
+    assert (asked_here.status, asked_here.stdout) == (1, "")
+    assert f"default/beta runs on node {other.name}: ask there" in asked_here.stderr
+    withdrawn = node.cli("withdraw", "beta")
+    assert withdrawn.status == 1
+    assert f"default/beta runs on node {other.name}: withdraw it there" in withdrawn.stderr
+
+
+def test_address_of_another_nodes_workload_is_nobodys_here(mesh: Mesh) -> None:
+    node, beta = mesh.node_of["alpha"], mesh.workloads["beta"]
+    path = node.directory / "netns" / "thief"
+    with kernel_netns.create_named(path):
+        try:
+            for command in (
+                "ip link add d0 type dummy",
+                "ip link set d0 up",
+                f"ip address add {beta.ipv4}/24 dev d0",
+            ):
+                run(["nsenter", f"--net={path}", "--", *command.split()]).check()
+            refused = node.cli("enrol", "--netns", str(path), "--service-account", "thief")
+        finally:
+            kernel_netns.remove_named(path)
+    assert refused.status == 1
+    where = mesh.node_of["beta"].name
+    assert f"its address {beta.ipv4} belongs to default/beta on node {where}" in refused.stderr
 
 
 def _try_once(mesh: Mesh, source: str, destination: str) -> int:
