@@ -8,7 +8,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/workload.py
-pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
+pure := $(pure),interceptor/authority/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
 # Hundreds of tests start agents, programs and namespaces on a machine that others use too.  CI runs what failed once
@@ -51,8 +51,9 @@ format: install-test ## Format the code and make the fixes that are safe
 cover: install-test ## Show the lines and branches that the last `make test` did not reach
 	@$(bin)/coverage report --show-missing --skip-covered
 
-bench: install-bench ## Compare with Envoy and with no mesh, in one run on this machine (root)
+bench: install-bench ## Compare with Envoy and with no mesh, and measure the authority, on this machine (root)
 	@$(bin)/python tests/bench/run.py
+	@$(bin)/python tests/bench/authority.py
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
 	@.ci/lock

@@ -11,28 +11,28 @@ import trio
 from interceptor.admin import AdminServer, open_listener
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.enroller import CutOff, Enroller
+from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
-from interceptor.agent.signer import EmbeddedSigner
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
-from interceptor.identity.trust_bundle import TrustBundles
 from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
+from interceptor.proxy.late_denial import Lifetimes
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from interceptor.agent.authority_access import AuthorityAccess
     from interceptor.agent.enroller import Enrolled
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
-    from interceptor.identity.authority import Authority
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
     from interceptor.workload import Workload, WorkloadKey
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECONCILE_SECONDS = 1.0
-AUTHORITY_DIRECTORY = "authority"
+AGE_SECONDS = 1.0
 
 
 class Node:
@@ -49,15 +49,14 @@ class Node:
     def __init__(
         self,
         config: Config,
-        authority: Authority,
+        access: AuthorityAccess,
         programs: Programs,
         cgroup: Path,
         restored: list[EnrolledState],
     ) -> None:
         self.config = config
         self.records = Records(config.records)
-        self.signer = EmbeddedSigner(authority, config.paths.state_dir / AUTHORITY_DIRECTORY)
-        self.credentials = Credentials(self.signer, config.certificates.lifetime, wall_clock, observer=self)
+        self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
         self.policy = Snapshot(PolicySet(config.mode))
@@ -66,8 +65,8 @@ class Node:
             Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
             self.credentials,
             StateFile(config.paths.run_dir),
-            TrustBundles({authority.trust_domain: authority.trust_bundle}),
         )
+        self.follower = Follower(config, access, self.credentials, self.enroller, self.registry, self.records)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
         self._restored = restored
@@ -79,7 +78,10 @@ class Node:
     def renewed(self, workload: Workload, svid: X509Svid) -> None:
         """A workload has a new certificate."""
         self.records.metrics.renewal("success")
-        self.records.metrics.set_certificate(workload.key, workload.identity, svid.not_after.timestamp())
+        self.records.metrics.expiry.set_certificate(
+            workload.key, workload.identity, svid.issued_at.timestamp(), svid.not_after.timestamp()
+        )
+        self.follower.renewed()
 
     def renewal_failed(self, workload: Workload, error: str) -> None:
         """A workload's certificate could not be renewed; the credentials try again."""
@@ -97,7 +99,10 @@ class Node:
             nursery.start_soon(self._watch_signals)
             nursery.start_soon(MetricsServer(self.records.metrics.expose, self.missing).serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
+            await self.follower.open()
+            nursery.start_soon(self.follower.run)
             await self._take_over(nursery)
+            nursery.start_soon(self._close_aged_for_ever)
             nursery.start_soon(self._reconcile_for_ever, nursery)
             nursery.start_soon(self._write_hosts_for_ever)
             self.ready.set()
@@ -180,6 +185,14 @@ class Node:
         if isinstance(found, CutOff):
             return False  # whether its namespace is there is seen when it is opened again
         return not found.state.reference.is_alive() and not found.netns.has_processes()
+
+    async def _close_aged_for_ever(self) -> None:
+        lifetimes = Lifetimes(
+            self.config.certificates.expired_peer_grace, self.config.limits.connection_max_age
+        )
+        while True:
+            await trio.sleep(AGE_SECONDS)
+            self.enroller.close_aged(lifetimes, wall_clock())
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

@@ -132,7 +132,10 @@ class Requests:
             key = cut_off.state.key
             if name in (str(key), key.name) and self._node.enroller.get(key) is None:
                 return key
-        return self._node.registry.value.find(name).key
+        found = self._node.registry.value.find(name)
+        if self._node.enroller.get(found.key) is None:
+            raise EnrolmentError(f"workload {found.key} runs on node {found.node}: withdraw it there")
+        return found.key
 
     async def _down(self, request: Mapping[str, Any]) -> object:
         del request

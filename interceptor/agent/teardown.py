@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent.enroller import remove_run
+from interceptor.agent.joined_authority import TRUST_FILE
+from interceptor.agent.kept_identity import KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.state import Lock, StateFile, private_directory
@@ -34,7 +36,7 @@ LOCK_SECONDS = 10.0
 OWNER_SECONDS = 5.0  # for each signal
 _RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
 _RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
-_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log")
+_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log", TRUST_FILE)
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
@@ -42,9 +44,9 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
     """Withdraw everything and remove what is left, in an order in which nothing passes in plaintext too early.
 
     Run it when the agent has stopped or died.  `keep_state` leaves the state
-    directory: the authority, the connection records and the log.  Where anything
-    in the configuration is another agent's, InterceptorError says what, and
-    everything stays as it is.
+    directory: the authority, the node's identity, the connection records and the
+    log.  Where anything in the configuration is another agent's, InterceptorError
+    says what, and everything stays as it is.
     """
     paths = config.paths
     with ExitStack() as stack:
@@ -183,6 +185,7 @@ def _remove_state(config: Config) -> None:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
+    KeptIdentity(state_dir).remove()
     _remove_if_empty(state_dir)
 
 

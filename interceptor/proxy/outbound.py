@@ -14,17 +14,18 @@ from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProt
 from interceptor.proxy import dial
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.transport.sockets import tune
+from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.transport.tls import RECORD_BYTES, TlsStream
 from interceptor.workload import Direction, Endpoint
 
 if TYPE_CHECKING:
     import socket
 
     from interceptor.proxy.context import WorkloadContext
-    from interceptor.proxy.streams import ByteStream
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.streams import ByteStream
+    from interceptor.transport.tls import TlsContexts
     from interceptor.workload import Workload
 
 TUNNEL_PORT = 15008
@@ -55,7 +56,7 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             permit = require_permit(context.policy.value.decide_outbound(attempt), record)
             assert workload is not None, "a permit names its destination"
             stream, first_bytes = await _open(permit, destination, workload, context, record, cleanup)
-            dial.tune(application)
+            tune(application)
             context.recorder.opened(record)
             source = PlainStream(application)
             await _deliver(first_bytes, source, record)
@@ -78,7 +79,7 @@ async def _open(
     if permit.transport is Transport.PLAINTEXT:
         await dial.connect(upstream, destination, context.limits.connect_timeout)
         return PlainStream(upstream), b""
-    contexts = await context.tls_contexts()
+    contexts = await context.tls_contexts(record)
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)
     stream = TlsStream(contexts.client, upstream, server_side=False)
@@ -106,12 +107,11 @@ async def _handshake(
 ) -> None:
     try:
         await stream.handshake()
-        identity = contexts.bundles.identify(stream.verified_chain(), context.now())
+        identity = context.identify(stream, contexts, record)
     except PeerRejected as rejected:
         raise refusal_of(rejected) from rejected
     except StreamBroken as broken:
         raise Refusal(Reason.HANDSHAKE_FAILED, f"the destination's proxy went away: {broken}") from broken
-    record.destination_identity = identity
     stream.note_parameters(record)
     if identity != workload.identity:
         raise Refusal(

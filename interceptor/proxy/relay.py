@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interceptor.proxy.streams import StreamBroken
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
+from interceptor.transport.streams import StreamBroken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from interceptor.proxy.streams import ByteStream
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.streams import ByteStream
 
 SMALL_BUFFER_BYTES = 16 * 1024  # one TLS record
 LARGE_BUFFER_BYTES = 256 * 1024

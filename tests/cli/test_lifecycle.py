@@ -68,10 +68,40 @@ class TestLifecycle:
         assert failed.status == 1
         assert failed.stdout == ""
         assert failed.stderr.splitlines()[-1].startswith("interceptor: cannot listen on 127.0.0.1:")
-        (node.state_dir / "authority" / "root.pem").write_text("not a certificate")
+        (root,) = node.state_dir.glob("authority/issuers/*/root.pem")
+        root.write_text("not a certificate")
         failed = node.up()
         assert failed.status == 1
         assert "root.pem" in failed.stderr.splitlines()[-1]
+
+    def test_token_without_an_authority_to_join_is_refused_before_anything_is_done(
+        self, make_node: Callable[..., Node]
+    ) -> None:
+        node = make_node(start=False)
+        for command in ("up", "agent"):
+            result = node.cli(command, "--join-token", "it1.some.token")
+            assert result.status == 2
+            assert "set authority.address" in result.stderr
+        assert not node.state_dir.exists()
+
+    def test_what_is_no_token_is_refused_before_anything_is_done(
+        self, make_node: Callable[..., Node]
+    ) -> None:
+        node = make_node(start=False, authority={"address": "192.0.2.1:15012"})
+        for token in (b"", b" \n", bytes(2000)):
+            result = node.cli("up", "--join-token-file", "-", input_bytes=token)
+            assert result.status == 2
+            assert "is no token" in result.stderr
+        result = node.cli("up", "--join-token-file", "-", "--join-token", "it1.some.token")
+        assert result.status == 2
+        assert "either by --join-token or by --join-token-file" in result.stderr
+        assert not node.state_dir.exists()
+
+    def test_up_of_a_node_that_has_not_joined_says_how(self, make_node: Callable[..., Node]) -> None:
+        node = make_node(start=False, authority={"address": "192.0.2.1:15012"})
+        failed = node.up()
+        assert failed.status == 1
+        assert f"'interceptor ca token create --node {node.name}'" in failed.stderr.splitlines()[-1]
 
     def test_interrupted_start_leaves_no_agent(self, make_node: Callable[..., Node], tmp_path: Path) -> None:
         node = make_node(start=False)
@@ -91,9 +121,10 @@ class TestLifecycle:
             assert "no agent answers" in result.stderr
 
     def test_down_keeps_the_state_if_asked_to(self, node: Node) -> None:
-        root = (node.state_dir / "authority" / "root.pem").read_bytes()
+        (root,) = node.state_dir.glob("authority/issuers/*/root.pem")
+        before = root.read_bytes()
         node.down("--keep-state").check()
-        assert (node.state_dir / "authority" / "root.pem").read_bytes() == root
+        assert root.read_bytes() == before
         assert not node.run_dir.exists()
         node.down().check()
         assert not node.state_dir.exists()

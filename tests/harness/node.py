@@ -77,7 +77,12 @@ class Node(RecordReader):
                     "ipv6": str(slot.bridge_ipv6),
                 },
                 "certificates": {"lifetime": lifetime},
-                "paths": {"state": str(self.state_dir), "run": str(self.run_dir), "bpf": str(self.bpf_dir)},
+                "paths": {
+                    "state": str(self.state_dir),
+                    "run": str(self.run_dir),
+                    "bpf": str(self.bpf_dir),
+                    **({"cgroup": str(slot.cgroup)} if slot.cgroup.exists() else {}),
+                },
                 # Records of a whole test fit into one file.
                 "limits": {"recordsBytes": 256 * 1024 * 1024, **(limits or {})},
                 "metrics": {"address": f"127.0.0.1:{slot.metrics_port}"},

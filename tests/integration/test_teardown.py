@@ -111,9 +111,10 @@ def test_down_keeps_the_state_when_told_to(node: Node) -> None:
     with leaving_nothing(node, state_stays=True):
         node.down("--keep-state").check()
     assert {path.name for path in node.state_dir.iterdir()} == {"agent.log", "authority"}
-    root = (node.state_dir / "authority" / "root.pem").read_bytes()
+    (root_file,) = (node.state_dir / "authority" / "issuers").glob("*/root.pem")
+    root = root_file.read_bytes()
     node.up().check()
-    assert (node.state_dir / "authority" / "root.pem").read_bytes() == root
+    assert root_file.read_bytes() == root
 
 
 def test_down_without_an_agent_removes_what_a_dead_one_left(node: Node) -> None:

@@ -12,8 +12,8 @@ import trio
 import trio.testing
 
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.streams import StreamBroken
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
+from interceptor.transport.streams import StreamBroken
 from tests.proxy.certificates import Proof, svid, tls_context
 from tests.proxy.mesh import DEADLINE_SECONDS, Mesh, echo, is_reset, receive_all, reset, serve_application
 from tests.proxy.peers import receive_some, request, send, tunnel_client
