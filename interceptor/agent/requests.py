@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from interceptor.workload import IPAddress
 
 STOP_OWNER_SECONDS = 5.0
+LAST_REPORT_SECONDS = 2.0
 DEFAULT_NAMESPACE = "default"
 
 
@@ -147,6 +148,8 @@ class Requests:
             if self._node.enroller.get(enrolled.workload.key) is enrolled:
                 await self._node.enroller.withdraw(enrolled.workload.key)
             withdrawn.append(str(enrolled.workload.key))
+        # Their names and addresses are free for other nodes then.
+        await self._node.follower.reporter.send_last(LAST_REPORT_SECONDS)
         self._node.stop()
         return {"withdrawn": withdrawn, "pid": os.getpid()}
 
