@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from interceptor.workload import IPAddress
 
 STOP_OWNER_SECONDS = 5.0
+LAST_REPORT_SECONDS = 2.0
 DEFAULT_NAMESPACE = "default"
 
 
@@ -93,8 +94,9 @@ class Requests:
         name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
         key = WorkloadKey(namespace, name)
         bridge = self._node.config.bridge
-        netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6)
-        path = self._node.config.paths.run_dir / "netns" / f"{namespace}.{name}"
+        run_dir = self._node.config.paths.run_dir
+        netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6, owner=run_dir)
+        path = run_dir / "netns" / f"{namespace}.{name}"
         host_link = netlink.host_link_name(f"{self._node.config.node}/{key}")
         if self._node.enroller.get(key) is not None:
             raise EnrolmentError(f"workload {key} is enrolled already: choose another --name")
@@ -150,6 +152,8 @@ class Requests:
             if self._node.enroller.get(enrolled.workload.key) is enrolled:
                 await self._node.enroller.withdraw(enrolled.workload.key)
             withdrawn.append(str(enrolled.workload.key))
+        # Their names and addresses are free for other nodes then.
+        await self._node.follower.reporter.send_last(LAST_REPORT_SECONDS)
         self._node.stop()
         return {"withdrawn": withdrawn, "pid": os.getpid()}
 

@@ -53,14 +53,15 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
     """Withdraw everything and remove what is left, in an order in which nothing passes in plaintext too early.
 
     Run it when the agent has stopped or died.  `keep_state` leaves the state
-    directory: the authority, the node's identity, the connection records and the log.
+    directory: the authority, the node's identity, the connection records and the
+    log.  Where anything in the configuration is another agent's, InterceptorError
+    says what, and everything stays as it is.
     """
     paths = config.paths
     with ExitStack() as stack:
-        for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
-            if directory.exists():
-                private_directory(directory)  # one that is not is not ours
-                stack.callback(_take_lock(directory, setting).release)
+        pins = stack.enter_context(ExitStack())
+        _lock_everything(config, stack, pins)
+        netlink.require_own_bridge(config.bridge.name, paths.run_dir)
         for state in _enrolled(config, progress):
             progress(f"withdrawing {state.key}")
             _end_owner(state)
@@ -73,6 +74,7 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
         removed = capture.release(paths.bpf_dir)
         if removed:
             progress(f"detached {removed} BPF programs")
+        pins.close()  # a file system in which something is open could not be unmounted
         netlink.remove_bridge(config.bridge.name)
         if (paths.run_dir / MOUNTED_BY_US).exists():
             unmount_bpffs(BPFFS)
@@ -88,15 +90,30 @@ def wait_for_end(pid: int) -> None:
         time.sleep(0.02)
 
 
-def _take_lock(directory: Path, setting: str) -> Lock:
+def _lock_everything(config: Config, own: ExitStack, pins: ExitStack) -> None:
+    """Lock each directory that is there, as an agent does: they need not all belong to the same one."""
+    paths = config.paths
+    for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
+        if directory.exists():
+            private_directory(directory)  # one that is not is not ours
+            _take_lock(directory, setting, own)
+    if paths.bpf_dir.is_dir():
+        _take_lock(paths.bpf_dir, "paths.bpf", pins)
+
+
+def _take_lock(directory: Path, setting: str, stack: ExitStack) -> None:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            return Lock(directory, setting)
+            stack.callback(Lock(directory, setting).release)
         except StateError:
+            if not directory.exists():
+                return  # another `down` had it
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)  # the agent that was told to stop is about to
+        else:
+            return
 
 
 def _enrolled(config: Config, progress: Callable[[str], None]) -> list[EnrolledState]:

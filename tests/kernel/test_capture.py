@@ -14,7 +14,7 @@ import platform
 import socket
 import threading
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from interceptor.errors import EnrolmentError
-from interceptor.kernel import bpf_syscall, capture, sockets
+from interceptor.kernel import bpf_syscall, capture, netlink, sockets
 from interceptor.kernel.abi import (
     INBOUND_PLAINTEXT_PORT,
     INBOUND_TUNNEL_PORT,
@@ -62,7 +62,7 @@ families = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], 
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+def programs(bpf_file_system: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
     programs = load_programs(headers.path)
     yield programs
@@ -178,6 +178,10 @@ def join(workload: NetworkNamespace, neighbour: NetworkNamespace) -> None:
             if namespace is workload:
                 route.route("add", dst="default", gateway=NEIGHBOUR[socket.AF_INET])
                 route.route("add", dst="default", gateway=NEIGHBOUR[socket.AF_INET6], family=socket.AF_INET6)
+    for namespace, numbers in ((workload, (WORKLOAD,)), (neighbour, (NEIGHBOUR, OUTSIDE))):
+        own = [ip_interface(address) for addresses in numbers for address in addresses.values()]
+        with namespace.entered(), IPRoute() as route:
+            netlink._wait_until_usable(route, "eth0", own)
 
 
 # Outbound.
