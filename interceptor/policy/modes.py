@@ -73,8 +73,11 @@ class Modes:
 
     def _narrowest(self, documents: list[PeerAuthentication], port: int) -> ModeDecision:
         decision = ModeDecision(self._default, None)
+        ordered = sorted(
+            documents, key=lambda document: document.head.name
+        )  # of equals the first one is named
         for width in Width:
-            equals = [document for document in documents if width_of(document, self._root) is width]
+            equals = [document for document in ordered if width_of(document, self._root) is width]
             decision = strictest(equals, port, decision)
         return decision
 

@@ -44,7 +44,7 @@ class Scope(Generic[G]):
     def around(self, namespace: str, labels: Labels) -> tuple[G, ...]:
         """The groups in which everything is that may apply to such a workload: the root's, then its namespace's.
 
-        Their documents may still select other labels.
+        In no order that means anything, and their documents may still select other labels.
         """
         names = (self._root,) if namespace == self._root else (self._root, namespace)
         found = []

@@ -63,6 +63,11 @@ def test_what_is_meant_gets_no_warning(text: str) -> None:
     assert found(text) == ()
 
 
+def test_pattern_is_looked_for_once() -> None:
+    text = authorization("a", rules="[{from: [{source: {namespaces: ['sh*']}}]}]")
+    assert found(text + text.replace("name: a", "name: b")) == ()
+
+
 def test_without_an_inventory_nothing_is_said_of_whom_is_matched() -> None:
     assert found(ACCOUNTS, inventory=False) == ()
 

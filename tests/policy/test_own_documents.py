@@ -193,6 +193,16 @@ def test_first_policy_by_name_is_the_one_that_is_named() -> None:
     assert decided(policies(documents), to(DB, WEB)).policy == "AuthorizationPolicy shop/b"
 
 
+def test_first_mode_of_equals_by_name_is_the_one_that_is_named() -> None:
+    for first, second in (("{app: web}", "{app: web, tier: front}"), ("{tier: front}", "{app: web}")):
+        documents = "".join(
+            peer_authentication(name, selector=f"{{matchLabels: {labels}}}", mtls="{mode: STRICT}")
+            for name, labels in (("b", second), ("a", first))
+        )
+        verdict = decided(policies(documents), to(WEB, "192.0.2.7"))
+        assert verdict.policy == "PeerAuthentication shop/a"
+
+
 @pytest.mark.parametrize(
     ("documents", "note"),
     [

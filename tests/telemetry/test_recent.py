@@ -49,3 +49,13 @@ def test_recent_keeps_a_connection_that_was_never_live() -> None:
     finish(recent, record("denied"))
     assert recent.live == ()
     assert ids(recent, 9) == ["denied"]
+
+
+def test_recent_gives_the_records_themselves_oldest_first() -> None:
+    recent = RecentConnections(limit=2)
+    a, b, c, d = map(record, "abcd")
+    for one in (a, b, c, d):
+        recent.add(one)
+    for one in (a, b, c):
+        finish(recent, one)
+    assert (recent.live, recent.finished) == ((d,), (b, c))
