@@ -23,7 +23,7 @@ MAX_FILES = 20_000
 MAX_BYTES = 64 * 1024 * 1024
 _ATTEMPTS = 5
 
-Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, modification time, owner
+Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, time of change, owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,10 @@ class PolicyFiles:
                 documents += parsed[name][1]
             except PolicyError as error:
                 problems += error.problems
+        self._parsed = parsed
         if problems:
             raise PolicyError(*problems)
-        found = require_unique(documents)
-        self._parsed = parsed
-        return PolicyTexts(found, texts, signature)
+        return PolicyTexts(require_unique(documents), texts, signature)
 
     def _parse(self, name: str, text: str) -> tuple[str, tuple[Document, ...]]:
         before = self._parsed.get(name)
@@ -156,4 +155,5 @@ def _is_policy_file(name: str) -> bool:
 
 
 def _sign(name: str, status: os.stat_result) -> tuple[str, int, int, int, int]:
-    return (name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_uid)
+    # Not st_mtime: that one can be set back, and says nothing of a change of rights or owner.
+    return (name, status.st_ino, status.st_size, status.st_ctime_ns, status.st_uid)

@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+RETRY_SECONDS = 10.0
 MANY_DOCUMENTS = 1000
 MAX_DIFF_LINES = 200  # of one event in the audit trail
+INTERNAL_ERROR = "internal error: see the agent's log"
 MARKER = "policies.json"  # says in the state directory how many documents there were
 
 
@@ -66,6 +69,7 @@ class PolicyKeeper:
         self._seen: Signature | None = None
         self._texts: Mapping[str, str] = {}
         self._asked_at = now()
+        self._tried_at = -inf  # of trio's clock
         self._lock = trio.Lock()
         self.error = ""
         self.loaded_at = now()
@@ -78,20 +82,28 @@ class PolicyKeeper:
     def start(self) -> None:
         """Read the policies for the first time; what cannot be read denies everything until it is repaired."""
         try:
+            self._require_directory()
             self._seen = self._files.signature()
             loaded = self._files.load()
-            self._require_expected(loaded)
+            policies = self._build(loaded.documents)
         except PolicyError as error:
-            self.error = str(error)
-            pending = f"the policies could not be read when the agent started: {error}"
-            self._policy.replace(replace(self._policy.value, pending=pending))
-            log.error("%s; everything is denied until that is repaired", pending)  # noqa: TRY400 - one line
-            self._audit.policy_refused("start of the agent", self.error)
-            self._metrics.set_policies(0, refused=True)
+            self._deny_everything(str(error))
             return
-        self._policy.replace(self._build(loaded.documents))
+        except Exception:
+            log.exception("the policies could not be read")
+            self._deny_everything(INTERNAL_ERROR)
+            return
+        self._policy.replace(policies)
         self._accept(loaded)
         log.info("%d policy documents in %s", len(loaded.documents), self.directory)
+
+    def _deny_everything(self, error: str) -> None:
+        self.error = error
+        pending = f"the policies could not be read when the agent started: {error}"
+        self._policy.replace(replace(self._policy.value, pending=pending))
+        log.error("%s; everything is denied until that is repaired", pending)
+        self._audit.policy_refused("start of the agent", error)
+        self._metrics.set_policies(0, refused=True)
 
     async def run(self) -> None:
         """Follow the files and the expiry of exceptions, for ever."""
@@ -103,20 +115,24 @@ class PolicyKeeper:
             except Exception:
                 # A fault of ours, with these files: what is in force stays, and the agent goes on.
                 log.exception("the policies could not be followed")
-                self._refuse("internal error: see the agent's log", "files")
+                self._refuse(INTERNAL_ERROR, "files")
 
     async def _follow_files(self) -> None:
         async with self._lock:
             try:
                 signature = await trio.to_thread.run_sync(self._files.signature)
-                if signature == self._seen:
+                if signature == self._seen and not self._is_time_to_try_again():
                     return
-                self._seen = signature
+                self._seen, self._tried_at = signature, trio.current_time()
+                self._require_directory()
                 loaded = await trio.to_thread.run_sync(self._files.load)
-                self._require_expected(loaded)
                 await self._put_in_force(loaded, f"files of {loaded.owners or 'nobody'}")
             except PolicyError as error:
                 self._refuse(str(error), "files")
+
+    def _is_time_to_try_again(self) -> bool:
+        """What could not be used may be usable now though no file changed: a right given back, a disk that came back."""
+        return bool(self.error) and trio.current_time() >= self._tried_at + RETRY_SECONDS
 
     async def apply(self, changed: Mapping[str, str], by: str) -> int:
         """Write files into the directory and put the set in force; returns how many connections that closed.
@@ -124,6 +140,7 @@ class PolicyKeeper:
         PolicyError when the set would not be usable: nothing is written then.
         """
         async with self._lock:
+            self._require_directory()
             await trio.to_thread.run_sync(self._files.load, changed)
             try:
                 self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -141,6 +158,7 @@ class PolicyKeeper:
     async def candidate(self, changed: Mapping[str, str]) -> PolicySet:
         """What would be in force with these files' texts instead; PolicyError when they cannot be used."""
         async with self._lock:
+            self._require_directory()
             loaded = await trio.to_thread.run_sync(self._files.load, changed)
             return await trio.to_thread.run_sync(self._build, loaded.documents)
 
@@ -176,9 +194,9 @@ class PolicyKeeper:
         if ended:
             log.warning("%s ended; %d connections closed", ", ".join(map(str, ended)), await self.redecide())
 
-    def _require_expected(self, loaded: PolicyTexts) -> None:
+    def _require_directory(self) -> None:
         """A directory that vanished is no set without policies: it is an accident, or an attack."""
-        if not loaded.documents and not self.directory.exists() and self._remembered():
+        if not self.directory.exists() and self._remembered():
             raise PolicyError(
                 f"{self.directory} is gone with the {self._remembered()} documents in it: put it back, or make it "
                 "empty if there shall be no policies"

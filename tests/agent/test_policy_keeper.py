@@ -187,6 +187,46 @@ async def test_applied_into_what_is_no_directory_is_an_error(world: World) -> No
         await world.keeper.apply({"a.yaml": DENY}, "uid 7")
 
 
+async def test_set_that_becomes_usable_without_a_change_of_a_file_is_used(
+    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_keeper, "RETRY_SECONDS", 0.05)
+    world.write("a.yaml", authorization("a", rules="[{}]"))
+    world.directory.chmod(0o777)
+    world.keeper.start()
+    assert world.verdict() == "policy_pending"
+    nursery.start_soon(world.keeper.run)
+    world.directory.chmod(0o755)
+    await until(lambda: world.verdict() == "mutual_tls")
+
+
+async def test_right_that_is_given_back_is_noticed(world: World, nursery: trio.Nursery) -> None:
+    world.write("a.yaml", DENY)
+    world.keeper.start()
+    nursery.start_soon(world.keeper.run)
+    (world.directory / "a.yaml").chmod(0o666)
+    await until(lambda: "everybody may change it" in world.keeper.error)
+    (world.directory / "a.yaml").chmod(0o644)
+    await until(lambda: not world.keeper.error)
+    assert world.verdict() == "policy_denied"
+
+
+def test_fault_of_ours_at_the_start_denies_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write("a.yaml", DENY)
+    monkeypatch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+    world.keeper.start()
+    assert world.verdict() == "policy_pending"
+
+
+async def test_directory_that_vanished_is_not_made_anew_by_applying(world: World) -> None:
+    world.write("a.yaml", DENY)
+    world.keeper.start()
+    shutil.rmtree(world.directory)
+    with pytest.raises(PolicyError, match="is gone with the 1 documents"):
+        await world.keeper.apply({"b.yaml": ""}, "uid 7")
+    assert not world.directory.exists()
+
+
 async def test_fault_of_ours_leaves_the_last_good_set_and_goes_on(
     world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
