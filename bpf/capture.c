@@ -284,6 +284,20 @@ static __always_inline void flow_accepted(struct bpf_sock_ops *ops, struct bpf_s
 	pending_flows.delete(flow);
 }
 
+/*
+ * An application has a connection with the proxy, which borrowed a client's
+ * address.  Only rules and routes keep its answers on loopback, and whoever
+ * administers the namespace can take them away ("ip rule flush", or loopback is
+ * brought down): bound to loopback, they leave by no link then.
+ */
+static __always_inline void keep_on_loopback(struct bpf_sock_ops *ops)
+{
+	char loopback[] = "lo";
+
+	if (bpf_setsockopt(ops, LEVEL_SOCKET, OPTION_BIND_TO_DEVICE, loopback, sizeof(loopback)))
+		count(COUNTER_UNBOUND_ANSWERS);
+}
+
 int track_flows(struct bpf_sock_ops *ops)
 {
 	struct flow flow = {};
@@ -296,8 +310,12 @@ int track_flows(struct bpf_sock_ops *ops)
 		if (ops->remote_port == bpf_htonl(OUTBOUND_PORT) && workloads.lookup(&flow.netns_cookie))
 			flow_begins(ops, sk, &flow);
 	} else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		if (ops->local_port == OUTBOUND_PORT && workloads.lookup(&flow.netns_cookie))
+		if (!workloads.lookup(&flow.netns_cookie))
+			return 0;
+		if (ops->local_port == OUTBOUND_PORT)
 			flow_accepted(ops, sk, &flow);
+		else if (sk->mark == RETURN_PATH_MARK)
+			keep_on_loopback(ops);
 	} else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE) {
 		/* Only captured sockets ask for this; it may not have got through. */
 		local_end(ops, &flow);

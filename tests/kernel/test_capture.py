@@ -22,7 +22,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from interceptor.errors import EnrolmentError
-from interceptor.kernel import bpf_syscall, capture, sockets
+from interceptor.kernel import abi, bpf_syscall, capture, sockets
 from interceptor.kernel.abi import (
     INBOUND_PLAINTEXT_PORT,
     INBOUND_TUNNEL_PORT,
@@ -295,7 +295,7 @@ def test_exempted_socket_is_left_alone(scene: Scene, family: int) -> None:
 @pytest.mark.parametrize("option", [socket.SO_MARK])
 def test_mark_of_the_proxy_exempts_nobody(scene: Scene, option: int) -> None:
     client = scene.socket(scene.workload, socket.AF_INET)
-    client.setsockopt(socket.SOL_SOCKET, option, sockets.RETURN_PATH_MARK)
+    client.setsockopt(socket.SOL_SOCKET, option, abi.RETURN_PATH_MARK)
     client.connect((NEIGHBOUR[socket.AF_INET], 80))
     scene.assert_captured(client, NEIGHBOUR[socket.AF_INET], 80)
 
