@@ -211,6 +211,25 @@ def test_address_that_the_application_bound_is_kept(scene: Scene, family: int, p
 
 
 @families
+def test_port_that_the_application_bound_is_kept_and_the_address_is_the_workloads(
+    scene: Scene, family: int
+) -> None:
+    client = scene.socket(scene.workload, family)
+    client.bind(("", 40002))
+    client.connect((NEIGHBOUR[family], 80))
+    assert client.getsockname()[:2] == (WORKLOAD[family], 40002)
+    accepted = scene.accept(scene.outbound[family])
+    assert sockets.original_destination(accepted) == Endpoint(ip_address(NEIGHBOUR[family]), 80)
+
+
+def test_port_that_an_ipv6_socket_bound_shows_a_mapped_address(scene: Scene) -> None:
+    client = scene.socket(scene.workload, socket.AF_INET6)
+    client.bind(("", 40003))
+    client.connect((f"::ffff:{NEIGHBOUR[socket.AF_INET]}", 80))
+    assert client.getsockname()[:2] == (f"::ffff:{WORKLOAD[socket.AF_INET]}", 40003)
+
+
+@families
 def test_socket_that_is_bound_to_a_link_is_captured(scene: Scene, family: int) -> None:
     client = scene.socket(scene.workload, family)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0\0")
