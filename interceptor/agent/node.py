@@ -20,6 +20,7 @@ from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
+from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
@@ -129,6 +130,19 @@ class Node:
         ]
         return missing
 
+    def ensure_bridge(self) -> None:
+        """Have the bridge of `interceptor run`; when it is a new one, with the links of everything that runs already."""
+        bridge = self.config.bridge
+        owner = self.config.paths.run_dir
+        is_new = netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6, owner=owner)
+        if is_new and (links := self._run_links()):
+            netlink.join_bridge(bridge.name, links)
+            log.warning("somebody removed bridge %s: it was made anew", bridge.name)
+
+    def _run_links(self) -> list[str]:
+        everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
+        return [found.state.run.host_link for found in everything if found.state.run is not None]
+
     async def _open_metrics(self) -> trio.SocketListener:
         address = self.config.metrics_address
         try:
@@ -154,9 +168,11 @@ class Node:
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
         complaints: dict[WorkloadKey, str] = {}
+        bridge_complaint = ""
         while True:
             await trio.sleep(RECONCILE_SECONDS)
             before, complaints = complaints, {}
+            bridge_complaint = self._keep_bridge(bridge_complaint)
             everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
             for found in everything:
                 try:
@@ -168,6 +184,17 @@ class Node:
                     if before.get(key) != str(error):
                         log.warning("%s: %s", key, error)
                 await trio.lowlevel.checkpoint()
+
+    def _keep_bridge(self, complaint: str) -> str:
+        """Make the bridge again if somebody removed it; why it cannot be made, which is logged once (`complaint`)."""
+        try:
+            if self._run_links() and not netlink.has_link(self.config.bridge.name):
+                self.ensure_bridge()
+        except InterceptorError as error:
+            if complaint != str(error):
+                log.warning("the workloads of 'interceptor run' are cut off: %s", error)
+            return str(error)
+        return ""
 
     async def _reconcile(self, found: Enrolled | CutOff, nursery: trio.Nursery) -> None:
         key = found.state.key
