@@ -40,6 +40,15 @@ class CredentialStatus:
     last_error: str | None
 
 
+def certificate_state(svid: X509Svid | NodeSvid | None, now: datetime) -> str:
+    """missing, expired, late (past three quarters of its life, and not renewed) or valid."""
+    if svid is None:
+        return "missing"
+    if svid.not_after <= now:
+        return "expired"
+    return "late" if is_late(svid.issued_at, svid.not_after, now) else "valid"
+
+
 class Credentials:
     """The SVIDs of a node's workloads; one task for each workload runs `keep_fresh`.
 
@@ -75,11 +84,7 @@ class Credentials:
     def late(self) -> int:
         """How many are missing, or past three quarters of their life."""
         now = self._now()
-        return sum(
-            renewal.certificate is None
-            or is_late(renewal.certificate.issued_at, renewal.certificate.not_after, now)
-            for renewal in self._renewals()
-        )
+        return sum(certificate_state(renewal.certificate, now) != "valid" for renewal in self._renewals())
 
     def bring_forward(self, is_meant: Callable[[X509Svid | NodeSvid], bool], spread: timedelta) -> int:
         """Renew the SVIDs that are meant, each at a random moment within `spread`; returns how many."""

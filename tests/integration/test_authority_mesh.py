@@ -227,7 +227,11 @@ def test_outage_longer_than_certificates_live_is_refused_with_the_reason_and_ove
     late = node.cli("status")
     assert late.status == 1
     assert "is past three quarters of its life and was not renewed: the authority" in late.stdout
+    assert _readiness(node).startswith(
+        "200 ready\nwarning: certificate of default/alpha is late: the authority"
+    )
     wait_until(lambda: states() == {"expired"}, "every certificate has expired", LIFETIME_SECONDS + 5)
+    assert _readiness(node).startswith("503 certificate of default/alpha is expired: the authority")
     mark = node.mark()
     assert _try_once(mesh, "alpha", "beta") != 0
     record = node.wait_for_record(lambda r: r["direction"] == "outbound", since=mark)
@@ -292,6 +296,13 @@ def test_address_of_another_nodes_workload_is_nobodys_here(mesh: Mesh) -> None:
     assert refused.status == 1
     where = mesh.node_of["beta"].name
     assert f"its address {beta.ipv4} belongs to default/beta on node {where}" in refused.stderr
+
+
+def _readiness(node: FabricNode) -> str:
+    """Status and text of the readiness that a service manager looks at."""
+    url = f"http://127.0.0.1:{node.slot.metrics_port}/ready"
+    answer = run(node.enter(["curl", "-sS", "-w", "%{stderr}%{http_code}", url])).check()
+    return f"{answer.stderr} {answer.stdout}"
 
 
 def _try_once(mesh: Mesh, source: str, destination: str) -> int:
