@@ -188,6 +188,20 @@ async def test_service_that_cannot_renew_its_certificate_goes_on_with_the_old_on
     assert caplog.text.count("the service keeps its old certificate: authority_unavailable") == 1
 
 
+async def test_authority_serves_while_its_root_key_is_elsewhere(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    service = Service(tmp_path)
+    (key,) = (tmp_path / "authority" / "issuers").glob("*/root.key")
+    key.rename(tmp_path / "in-a-safe")
+    await service.start(nursery)
+    client = await service.joined("node-a")
+    await svid_of(client)
+    assert (await client.renew_node()).spiffe_id.name == "node-a"
+    await service.stop()
+    service.close()
+
+
 # The embedded one.
 
 
