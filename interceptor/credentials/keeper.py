@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from interceptor.credentials.link import Signer
+    from interceptor.errors import InterceptorError
     from interceptor.identity.spiffe_id import SpiffeId
     from interceptor.workload import Workload, WorkloadKey
 
@@ -38,6 +39,7 @@ class CredentialStatus:
     renew_at: datetime | None
     renewals: int
     last_error: str | None
+    last_failure: InterceptorError | None
 
 
 def certificate_state(svid: X509Svid | NodeSvid | None, now: datetime) -> str:
@@ -72,7 +74,12 @@ class Credentials:
             return None
         spiffe_id, renewal = self._workloads[key]
         return CredentialStatus(
-            spiffe_id, renewal.certificate, renewal.renew_at, renewal.renewals, renewal.last_error
+            spiffe_id,
+            renewal.certificate,
+            renewal.renew_at,
+            renewal.renewals,
+            renewal.last_error,
+            renewal.last_failure,
         )
 
     def svids(self) -> Iterator[X509Svid | NodeSvid]:

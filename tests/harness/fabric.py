@@ -66,6 +66,7 @@ class FabricNode(Node):
         try:
             super().close()
             assert Keyring(f"interceptor node {self.state_dir}").load() is None, "`down` left the node's key"
+            assert not self.state_dir.exists(), f"`down` left {list(self.state_dir.iterdir())}"
         finally:
             self.netns.close()
             kernel_netns.remove_named(self._path)

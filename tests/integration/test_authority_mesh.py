@@ -265,6 +265,22 @@ def test_agent_that_was_killed_goes_on_without_a_token(mesh: Mesh) -> None:
     assert _try_once(mesh, "beta", "alpha") == 0
 
 
+def test_identity_that_a_node_may_not_have_is_refused_at_once_with_the_authoritys_word_for_it(
+    mesh: Mesh,
+) -> None:
+    node = mesh.node_of["beta"]
+    mesh.authority.cli("node", "allow", node.name, "--allow", "ns/default/sa/beta").check()
+    try:
+        refused = node.cli("run", "--service-account", "intruder", "--", "true")
+    finally:
+        mesh.authority.cli("node", "allow", node.name, "--allow", "ns/*/sa/*").check()
+    assert refused.status == 1
+    assert "identity_not_on_node: " in refused.stderr
+    assert f"{node.name} may not have spiffe://cluster.local/ns/default/sa/intruder" in refused.stderr
+    assert refused.seconds < 8
+    assert [workload["name"] for workload in node.workloads()] == ["beta"]
+
+
 def test_workload_of_another_node_is_explained_and_left_to_that_node(mesh: Mesh) -> None:
     node, other = mesh.node_of["alpha"], mesh.node_of["beta"]
     explained = node.cli("explain", "alpha", f"beta:{ECHO_PORT}").check().stdout
