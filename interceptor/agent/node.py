@@ -17,7 +17,7 @@ from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
-from interceptor.credentials import Credentials
+from interceptor.credentials import Credentials, certificate_state
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
@@ -98,7 +98,8 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.records.run)
             nursery.start_soon(self._watch_signals)
-            nursery.start_soon(MetricsServer(self.records.metrics.expose, self.missing).serve, metrics)
+            server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
+            nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
             await self.follower.open()
             nursery.start_soon(self.follower.run)
@@ -142,6 +143,23 @@ class Node:
     def _run_links(self) -> list[str]:
         everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
         return [found.state.run.host_link for found in everything if found.state.run is not None]
+
+    def _unready(self) -> list[str]:
+        """What is missing, and which certificates have ended: their workloads are refused everything."""
+        return [*self.missing(), *self._certificates("expired")]
+
+    def _late(self) -> list[str]:
+        return self._certificates("late")
+
+    def _certificates(self, state: str) -> list[str]:
+        """A line for each workload whose certificate is in this state (see `certificate_state`)."""
+        now, found = wall_clock(), []
+        for enrolled in self.enroller.enrolled:
+            status = self.credentials.status(enrolled.workload.key)
+            if status is not None and certificate_state(status.svid, now) == state:
+                error = f": {status.last_error}" if status.last_error else ""
+                found.append(f"certificate of {enrolled.workload.key} is {state}{error}")
+        return found
 
     async def _open_metrics(self) -> trio.SocketListener:
         address = self.config.metrics_address

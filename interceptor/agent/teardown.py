@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.agent.enroller import remove_run
 from interceptor.agent.joined_authority import TRUST_FILE
-from interceptor.agent.kept_identity import KeptIdentity
+from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.state import Lock, StateFile, private_directory
@@ -36,7 +36,15 @@ LOCK_SECONDS = 10.0
 OWNER_SECONDS = 5.0  # for each signal
 _RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
 _RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
-_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log", TRUST_FILE)
+_STATE_FILES = (
+    "connections.jsonl",
+    "connections.jsonl.1",
+    "agent.log",
+    TRUST_FILE,
+    # What was being written when the agent died.
+    f".{TRUST_FILE}.new",
+    f".{SECRET_FILE}.new",
+)
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 

@@ -342,7 +342,9 @@ def test_private_keys_of_workloads_are_on_no_disk_and_in_no_output(shared_node: 
     keys = [path for path in files if b"PRIVATE KEY" in path.read_bytes()]
     assert {path.name for path in keys} == {"root.key", "intermediate.key"}
     for path in keys:
-        assert path.parent == authority
+        assert path.parent.parent == authority / "issuers"
+        for directory in (path.parent, path.parent.parent, authority):
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     pid = shared_node.agent_pid
     for entry in Path(f"/proc/{pid}/fd").iterdir():
