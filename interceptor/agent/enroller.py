@@ -21,6 +21,7 @@ from interceptor.agent.listeners import open_listeners, steering_slots
 from interceptor.agent.reference import end_processes
 from interceptor.agent.state import EnrolledState
 from interceptor.agent.workload_context import workload_context
+from interceptor.authority_client import AuthorityRefusal
 from interceptor.errors import EnrolmentError, InterceptorError
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
 from interceptor.identity.trust_bundle import TrustBundles
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 
 ADDRESS_PAUSE_SECONDS, ADDRESS_RETRY_SECONDS = 0.1, 1.0
 FIRST_CERTIFICATE_SECONDS = 10.0
+REFUSAL_POLL_SECONDS = 0.1
 # What a program wrote before it ended may still be on its way to a slow reader.
 DRAIN_SECONDS = 45.0
 STALLED_SECONDS = 5.0
@@ -472,10 +474,16 @@ class Enroller:
         await self._credentials.keep_fresh(enrolled.workload, publish)
 
     async def _has_certificate(self, enrolled: Enrolled) -> bool:
+        """Whether it has its first one, or gets it soon; an authority elsewhere that says no will not say yes then."""
+        tls = enrolled.proxy.context.tls
         with trio.move_on_after(FIRST_CERTIFICATE_SECONDS):
-            while enrolled.proxy.context.tls.value is None:
-                await enrolled.proxy.context.tls.wait_changed()
-        return enrolled.proxy.context.tls.value is not None
+            while tls.value is None:
+                status = self._credentials.status(enrolled.workload.key)
+                if status is not None and isinstance(status.last_failure, AuthorityRefusal):
+                    break
+                with trio.move_on_after(REFUSAL_POLL_SECONDS):
+                    await tls.wait_changed()
+        return tls.value is not None
 
     def _require_new(
         self, key: WorkloadKey, netns: NetworkNamespace, *, previous: EnrolledState | None

@@ -137,9 +137,9 @@ class Follower:
         self.renewed()
 
     async def _believe(self, document: TrustDocument) -> None:
-        self.document = document
         bundles = document.trust_bundles()
         await self._enroller.believe(bundles)
+        self.document = document  # only now is it reported: the authority issues from a new root soon after
         self._credentials.bring_forward(
             lambda svid: bundles.revoked.find("", (svid.serial_number,)) is not None, timedelta(0)
         )

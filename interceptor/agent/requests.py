@@ -94,9 +94,8 @@ class Requests:
         name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
         key = WorkloadKey(namespace, name)
         bridge = self._node.config.bridge
-        run_dir = self._node.config.paths.run_dir
-        netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6, owner=run_dir)
-        path = run_dir / "netns" / f"{namespace}.{name}"
+        self._node.ensure_bridge()
+        path = self._node.config.paths.run_dir / "netns" / f"{namespace}.{name}"
         host_link = netlink.host_link_name(f"{self._node.config.node}/{key}")
         if self._node.enroller.get(key) is not None:
             raise EnrolmentError(f"workload {key} is enrolled already: choose another --name")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from interceptor.agent import audit
 from interceptor.agent.enroller import remove_run
 from interceptor.agent.joined_authority import TRUST_FILE
-from interceptor.agent.kept_identity import KeptIdentity
+from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.policy_keeper import MARKER
 from interceptor.agent.reference import end_processes, process_start
@@ -45,6 +45,9 @@ _STATE_FILES = (
     TRUST_FILE,
     MARKER,
     f".{MARKER}.new",
+    # What was being written when the agent died.
+    f".{TRUST_FILE}.new",
+    f".{SECRET_FILE}.new",
 )
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 

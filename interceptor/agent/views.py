@@ -11,8 +11,9 @@ from interceptor import __version__
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.explain import explain, explain_connection
 from interceptor.agent.health import authority_problems, problems_of
+from interceptor.credentials import certificate_state
 from interceptor.errors import UsageError
-from interceptor.identity.rotation import is_late, remaining_fraction
+from interceptor.identity.rotation import remaining_fraction
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.kernel import capture as kernel_capture
 from interceptor.policy.lint import expiring
@@ -204,10 +205,8 @@ def _svid(status: CredentialStatus | None) -> dict[str, Any]:
     if svid is None:
         names = ("serial_number", "not_before", "not_after", "remaining_seconds", "remaining_fraction")
         return {"state": "missing", **dict.fromkeys(names)}
-    now = wall_clock()
-    state = "late" if is_late(svid.issued_at, svid.not_after, now) else "valid"
     return {
-        "state": state if svid.not_after > now else "expired",
+        "state": certificate_state(svid, wall_clock()),
         "serial_number": svid.serial_number,
         "not_before": svid.not_before.isoformat(),
         **_life(svid),

@@ -87,8 +87,14 @@ def addresses(netns: NetworkNamespace | None = None) -> tuple[LinkAddress, ...]:
         )
 
 
-def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface, *, owner: Path | None = None) -> None:
-    """Have a bridge of that name, up, with these addresses of ours; IPv6 only if the host has it.
+def has_link(name: str) -> bool:
+    """Whether the host has a link of that name."""
+    with opened(None, f"look for link {name}") as route:
+        return _find(route, name) is not None
+
+
+def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface, *, owner: Path | None = None) -> bool:
+    """Have a bridge of that name, up, with these addresses of ours; IPv6 only if the host has it. True: it is new.
 
     `owner` is the run-time directory of the agent that wants it: written on the bridge (its alias), unless it is one
     that somebody else made.
@@ -120,6 +126,17 @@ def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface, *, owner:
             if link is None:
                 _delete(route, name)
             raise
+    return link is None
+
+
+def join_bridge(bridge: str, host_links: Iterable[str]) -> None:
+    """Make links that are there already ports of a bridge; those that are gone are passed over."""
+    with opened(None, f"join links to bridge {bridge}") as route:
+        index = _index(route, bridge)
+        for name in host_links:
+            link = _find(route, name)
+            if link is not None:
+                route.link("set", index=link["index"], master=index)
 
 
 def require_own_bridge(name: str, owner: Path) -> None:

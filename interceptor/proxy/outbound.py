@@ -46,7 +46,7 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
     with ExitStack() as cleanup:
         cleanup.callback(abort_socket, application)  # harmless once it is closed
         with context.live.track(record):
-            record.source = dial.peer_endpoint(application)
+            record.source = _as_others_see_it(dial.peer_endpoint(application), context)
             destination = context.original_destination(application)
             if destination is None:
                 raise Refusal(Reason.NO_ORIGINAL_DESTINATION)
@@ -75,6 +75,14 @@ async def _decide(destination: Endpoint, context: WorkloadContext, record: Conne
     if isinstance(verdict, Denial) and verdict.reason is Reason.UNKNOWN_DESTINATION:
         return ask(await context.find_workload(destination.address))
     return verdict
+
+
+def _as_others_see_it(source: Endpoint, context: WorkloadContext) -> Endpoint:
+    """The application's end with the workload's address: one that chose its port itself comes from that of loopback."""
+    workload = context.registry.value.get(context.workload.key) or context.workload
+    same_family = (a for a in workload.addresses if a.version == source.address.version)
+    own = next((a for a in same_family if not a.is_link_local), None)
+    return Endpoint(own, source.port) if source.address.is_loopback and own is not None else source
 
 
 async def _open(

@@ -8,6 +8,7 @@ first, which saves a failing system call for each message.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -34,6 +35,9 @@ class ByteStream(Protocol):
 
     async def finish_sending(self) -> None:
         """Half-close: nothing more will be sent, what comes can still be read."""
+
+    async def wait_reset(self) -> None:
+        """Until the connection is over, after the other side has ended its sending; StreamBroken then."""
 
     def close(self) -> None:
         """Close after both directions ended."""
@@ -87,6 +91,9 @@ class PlainStream:
         except OSError as error:
             raise StreamBroken(os.strerror(error.errno or 0)) from error
 
+    async def wait_reset(self) -> None:
+        await wait_hung_up(self._socket)
+
     def close(self) -> None:
         with suppress(OSError):  # closed already
             _set_linger(self._socket, _NO_RESET)
@@ -108,3 +115,19 @@ def abort_socket(sock: socket.socket) -> None:
 
 def _set_linger(sock: socket.socket, value: bytes) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+
+
+async def wait_hung_up(sock: socket.socket) -> None:
+    """Raise StreamBroken when a connection is reset, or given up by the kernel.
+
+    A socket whose peer has ended its sending is readable for ever: waiting for that
+    tells nothing any more.  What an epoll instance reports without being asked is
+    the rest (epoll_ctl(2): EPOLLHUP, EPOLLERR), and the instance can be waited for.
+    """
+    try:
+        with select.epoll(1) as hangups:
+            hangups.register(sock, 0)
+            await trio.lowlevel.wait_readable(hangups.fileno())
+    except OSError:
+        await trio.sleep_forever()  # no descriptor is left for it: the next that is sent will tell
+    raise StreamBroken("reset after its half-close")

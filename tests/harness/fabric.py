@@ -51,7 +51,11 @@ class FabricNode(Node):
         return self._path
 
     def command(self) -> list[str]:
-        return [*self._inside_cgroup(), "nsenter", f"--net={self._path}", "--", *super().command()]
+        return self.enter(super().command())
+
+    def enter(self, command: Sequence[str | Path]) -> list[str]:
+        """The command line that runs `command` on this node, outside of its workloads."""
+        return [*self._inside_cgroup(), "nsenter", f"--net={self._path}", "--", *map(str, command)]
 
     def workload(self, name: str, **options: Any) -> Workload:
         made = super().workload(name, **options)
@@ -62,6 +66,7 @@ class FabricNode(Node):
         try:
             super().close()
             assert Keyring(f"interceptor node {self.state_dir}").load() is None, "`down` left the node's key"
+            assert not self.state_dir.exists(), f"`down` left {list(self.state_dir.iterdir())}"
         finally:
             self.netns.close()
             kernel_netns.remove_named(self._path)

@@ -84,6 +84,20 @@ def test_revocation_at_the_embedded_authority_resets_both_ends_within_seconds_an
         exchange(near, far)
 
 
+def test_workload_whose_certificate_is_revoked_has_another_at_once_and_goes_on(
+    node: Node, client: Workload, server: Workload
+) -> None:
+    serial = node.certificate(client)["serial_number"]
+    with connected(client, server) as (near, far):
+        exchange(near, far)
+        node.cli("ca", "revoke", serial).check()
+        assert is_reset(near)
+    wait_until(lambda: node.certificate(client)["serial_number"] != serial, "it has another certificate", 5)
+    with connected(client, server) as (near, far):
+        exchange(near, far)
+    assert node.status()["state"] == "ready"
+
+
 @pytest.mark.timeout(60)
 def test_root_of_the_embedded_authority_is_rotated_under_a_connection_that_lasts(
     node: Node, client: Workload, server: Workload

@@ -22,7 +22,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from interceptor.errors import EnrolmentError
-from interceptor.kernel import bpf_syscall, capture, netlink, sockets
+from interceptor.kernel import abi, bpf_syscall, capture, netlink, sockets
 from interceptor.kernel.abi import (
     INBOUND_PLAINTEXT_PORT,
     INBOUND_TUNNEL_PORT,
@@ -215,6 +215,25 @@ def test_address_that_the_application_bound_is_kept(scene: Scene, family: int, p
 
 
 @families
+def test_port_that_the_application_bound_is_kept_and_the_address_is_the_workloads(
+    scene: Scene, family: int
+) -> None:
+    client = scene.socket(scene.workload, family)
+    client.bind(("", 40002))
+    client.connect((NEIGHBOUR[family], 80))
+    assert client.getsockname()[:2] == (WORKLOAD[family], 40002)
+    accepted = scene.accept(scene.outbound[family])
+    assert sockets.original_destination(accepted) == Endpoint(ip_address(NEIGHBOUR[family]), 80)
+
+
+def test_port_that_an_ipv6_socket_bound_shows_a_mapped_address(scene: Scene) -> None:
+    client = scene.socket(scene.workload, socket.AF_INET6)
+    client.bind(("", 40003))
+    client.connect((f"::ffff:{NEIGHBOUR[socket.AF_INET]}", 80))
+    assert client.getsockname()[:2] == (f"::ffff:{WORKLOAD[socket.AF_INET]}", 40003)
+
+
+@families
 def test_socket_that_is_bound_to_a_link_is_captured(scene: Scene, family: int) -> None:
     client = scene.socket(scene.workload, family)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0\0")
@@ -299,7 +318,7 @@ def test_exempted_socket_is_left_alone(scene: Scene, family: int) -> None:
 @pytest.mark.parametrize("option", [socket.SO_MARK])
 def test_mark_of_the_proxy_exempts_nobody(scene: Scene, option: int) -> None:
     client = scene.socket(scene.workload, socket.AF_INET)
-    client.setsockopt(socket.SOL_SOCKET, option, sockets.RETURN_PATH_MARK)
+    client.setsockopt(socket.SOL_SOCKET, option, abi.RETURN_PATH_MARK)
     client.connect((NEIGHBOUR[socket.AF_INET], 80))
     scene.assert_captured(client, NEIGHBOUR[socket.AF_INET], 80)
 
