@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".yaml", ".yml")
 MAX_FILES = 20_000
 MAX_BYTES = 64 * 1024 * 1024
+MANY_OBJECTS = 100_000
 _ATTEMPTS = 5
 
 Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, time of change, owner
@@ -133,11 +134,17 @@ class PolicyFiles:
 
 @contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
-    """Collect no garbage meanwhile: looking through a million new objects again and again takes two thirds of the time."""
+    """Collect no garbage meanwhile: looking through a million new objects again and again takes two thirds of the time.
+
+    If there are many, they are kept out of later collections too, each of which would hold up every connection. They
+    have no cycles, so they go when nobody needs them any more.
+    """
     gc.disable()
     try:
         yield
     finally:
+        if gc.get_count()[0] > MANY_OBJECTS:
+            gc.freeze()
         gc.enable()
 
 

@@ -7,7 +7,6 @@ before: then everything is denied (`policy_pending`), and the agent is there to 
 from __future__ import annotations
 
 import difflib
-import gc
 import json
 import logging
 from dataclasses import replace
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 10.0
-MANY_DOCUMENTS = 1000
 MAX_DIFF_LINES = 200  # of one event in the audit trail
 INTERNAL_ERROR = "internal error: see the agent's log"
 MARKER = "policies.json"  # says in the state directory how many documents there were
@@ -163,15 +161,19 @@ class PolicyKeeper:
             return await trio.to_thread.run_sync(self._build, loaded.documents)
 
     async def _put_in_force(self, loaded: PolicyTexts, by: str) -> int:
-        policies = await trio.to_thread.run_sync(self._build, loaded.documents)
         before = self._policy.value
-        if policies == before and not self.error:
+        policies = await trio.to_thread.run_sync(self._build, loaded.documents)
+        # In a thread, as everything that looks at each document: of ten thousand it takes a second.
+        is_same = await trio.to_thread.run_sync(lambda: policies == before)
+        if is_same and not self.error:
             self._accept(loaded)
             return 0
         self._policy.replace(policies)
         closed = await self.redecide()
-        changes = changes_between(before.documents, policies.documents)
-        self._audit.policy_changed(by, changes, closed, self._diff(loaded.texts))
+        changes, diff = await trio.to_thread.run_sync(
+            lambda: (changes_between(before.documents, policies.documents), self._diff(loaded.texts))
+        )
+        self._audit.policy_changed(by, changes, closed, diff)
         self._accept(loaded)
         summary = ", ".join(f"{len(names)} {what}" for what, names in changes.items())
         log.info("policies changed by %s: %s; %d connections closed", by, summary, closed)
@@ -220,8 +222,6 @@ class PolicyKeeper:
         self.error = ""
         self.loaded_at = self._now()
         self._metrics.set_policies(len(loaded.documents), refused=False)
-        if len(loaded.documents) >= MANY_DOCUMENTS:
-            gc.freeze()  # they stay: each look through all of them would hold up every connection
         if self._remembered() != len(loaded.documents):
             try:
                 write_atomically(self._marker, json.dumps({"documents": len(loaded.documents)}).encode())
@@ -239,6 +239,8 @@ class PolicyKeeper:
         lines: list[str] = []
         for name in sorted({*texts, *self._texts}):
             old, new = self._texts.get(name, ""), texts.get(name, "")
+            if len(lines) >= MAX_DIFF_LINES:
+                break
             if old != new:
                 lines += difflib.unified_diff(
                     old.splitlines(), new.splitlines(), name, name, lineterm="", n=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,20 @@ def test_files_are_read_in_the_order_of_their_names_and_others_left_alone(
     assert [d.head.name.name for d in loaded.documents] == ["second", "third", "first"]
     assert loaded.owners == f"uid {os.getuid()}"
     assert str(loaded.documents[0].head.place) == f"{tmp_path}/a.yaml:2"
+
+
+def test_garbage_is_collected_again_and_many_objects_are_kept_out_of_it(
+    files: PolicyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text(authorization("a"))
+    frozen = gc.get_freeze_count()
+    files.load()
+    assert (gc.isenabled(), gc.get_freeze_count()) == (True, frozen)
+    monkeypatch.setattr(policy_files, "MANY_OBJECTS", -1)
+    files.load()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+    gc.unfreeze()
 
 
 def test_change_shows_in_the_signature(files: PolicyFiles, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ missed.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import random
 import sys
@@ -121,7 +120,6 @@ def measure(size: int, directory: Path) -> dict[str, float]:
     started = time.process_time()
     build(files.load().documents)
     reload = time.process_time() - started
-    gc.freeze()  # as the agent does
     taken = []
     for attempt in attempts(size, choice):
         before = time.perf_counter_ns()
