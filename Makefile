@@ -11,6 +11,9 @@ pure := interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interce
 pure := $(pure),interceptor/authority/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
+# Tests wait more than they compute: one more worker than processors.  Each has nodes of its own.
+workers := $(shell expr $$(nproc) + 1)
+
 # Hundreds of tests start agents, programs and namespaces on a machine that others use too.  CI runs what failed once
 # more, by itself: what is broken fails again.  By hand nothing is repeated.
 retry := { [[ $${CI-} == true ]] && echo "test: once more, what failed" && \
@@ -32,7 +35,7 @@ install-bench: ## Install also what the benchmark compares with
 	@.ci/install bench
 
 test: lint types ## Everything that must pass: lint, types, and all tests with branch coverage (root)
-	@$(bin)/python -m pytest -q --cov --cov-report=term:skip-covered || $(retry)
+	@$(bin)/python -m pytest -q -n $(workers) --dist loadfile --cov --cov-report=term:skip-covered || $(retry)
 	@report=$$($(bin)/coverage report --include='$(pure)' --fail-under=100 --show-missing --skip-covered) || \
 		{ echo "$$report"; echo "test: not every branch of the pure packages is reached" >&2; exit 1; }
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
@@ -36,6 +38,7 @@ _HOST_LINK = "icpt"  # how the names of the host's ends begin
 _OWNER = "interceptor: "  # how the alias of a bridge of ours begins; its agent's run-time directory follows
 
 _SCOPES: dict[int, Scope] = {0: "global", 200: "site", 253: "link", 254: "host"}  # rtnetlink(7)
+_SIOCGIFINDEX = 0x8933  # netdevice(7)
 RTN_LOCAL = 2  # the type of a route to ourselves
 _IFA_F_NODAD, _IFA_F_DADFAILED = 0x02, 0x08
 _DUMP_ATTEMPTS = 5
@@ -88,9 +91,15 @@ def addresses(netns: NetworkNamespace | None = None) -> tuple[LinkAddress, ...]:
 
 
 def has_link(name: str) -> bool:
-    """Whether the host has a link of that name."""
-    with opened(None, f"look for link {name}") as route:
-        return _find(route, name) is not None
+    """Whether the host has a link of that name; without netlink, since it is asked all the time."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            fcntl.ioctl(any_socket, _SIOCGIFINDEX, struct.pack("16s16x", name.encode()))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return False
+        raise KernelError(f"cannot look for link {name}: {error.strerror}") from error
+    return True
 
 
 def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface, *, owner: Path | None = None) -> bool:
@@ -292,12 +301,20 @@ def _refuse_overlap(route: Any, bridge: str, wanted: IPInterface) -> None:  # no
         if found is None or found.address.version != wanted.version or found.scope == "link":
             continue
         theirs = ip_interface(f"{found.address}/{found.prefix_length}")
-        name = route.link("get", index=found.link_index)[0].get("ifname")
-        if name != bridge and wanted.network.overlaps(theirs.network):
+        name = _name(route, found.link_index) if wanted.network.overlaps(theirs.network) else None
+        if name not in (None, bridge):
             raise KernelError(
                 f"the subnet {wanted.network} of bridge {bridge} overlaps with {theirs} on {name}: choose another "
                 f"bridge.ipv{wanted.version}"
             )
+
+
+def _name(route: Any, index: int) -> str | None:  # noqa: ANN401
+    """The name of the link with this number; None when it was removed meanwhile."""
+    found = []
+    with tolerating(errno.ENODEV):
+        found = route.link("get", index=index)
+    return str(found[0].get("ifname")) if found else None
 
 
 def _add_address(route: Any, index: int, interface: IPInterface) -> None:  # noqa: ANN401

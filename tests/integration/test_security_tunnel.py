@@ -299,8 +299,11 @@ def test_proxy_ports_are_of_no_use_from_inside(target: Target, port: int) -> Non
     with target.guarded() as since:
         for address in ("127.0.0.1", "::1"):
             assert _answer(target.workload, address, port) == b""
+        # To the outbound listener it is a connection of the workload like any other, from the workload's own address.
+        own = (target.workload.ipv4, target.workload.ipv6) if port == 15001 else ("127.0.0.1", "::1")
+        starts = (f"{own[0]}:", f"[{own[1]}]:")
         records = target.node.wait_for_records(
-            lambda r: str(r["source_address"]).startswith(("127.0.0.1:", "[::1]:")), 2, since=since
+            lambda r: str(r["source_address"]).startswith(starts), 2, since=since
         )
         assert _answer(target.workload, target.workload.ipv4, port) == b""  # nobody listens on that
     reasons = {15001: "no_original_destination", 15006: "reserved_port", 15008: "handshake_failed"}

@@ -143,6 +143,26 @@ def test_bridge_subnet_of_another_link_is_refused(host: NetworkNamespace, theirs
 
 
 @pytest.mark.netns
+def test_bridge_is_made_although_another_link_is_removed_while_they_are_looked_at(
+    host: NetworkNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address is in the kernel's listing still, and overlaps."""
+    with IPRoute() as route:
+        route.link("add", ifname="itest-p0", kind="veth", peer={"ifname": "itest-p1"})
+        route.addr("add", index=route.link_lookup(ifname="itest-p0")[0], address="10.99.7.1", prefixlen=24)
+    list_whole = netlink._dump
+
+    def list_and_remove(request: Callable[[], Any]) -> list[Any]:
+        found = list_whole(request)
+        netlink.remove_link("itest-p0")
+        return found
+
+    monkeypatch.setattr(netlink, "_dump", list_and_remove)
+    netlink.ensure_bridge(BRIDGE, IPV4, IPV6)
+    assert BRIDGE in links()
+
+
+@pytest.mark.netns
 def test_bridge_with_an_impossible_name_is_refused(host: NetworkNamespace) -> None:
     with pytest.raises(KernelError, match="cannot set up bridge a-name-much-too-long: "):
         netlink.ensure_bridge("a-name-much-too-long", IPV4, IPV6)
