@@ -152,11 +152,11 @@ def ask(path: Path, command: str, *, seconds: float = ANSWER_SECONDS, **argument
         raise AgentError("the agent closed the connection without an answer: see its log")
     result = json.loads(answer)
     if "error" in result:
-        raise _AnsweredError(str(result["error"]), int(result.get("exit_status", 1)))
+        raise AnsweredError(str(result["error"]), int(result.get("exit_status", 1)))
     return result["ok"]
 
 
-class _AnsweredError(AgentError):
+class AnsweredError(AgentError):
     """An error that the agent answered with, with the exit status that it deserves."""
 
     def __init__(self, message: str, exit_status: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from interceptor.admin import AnsweredError
 from interceptor.agent.policy_requests import read_policy_file
 from interceptor.cli.context import pass_session, require_root
 from interceptor.cli.output import coloured, output_option, print_data, print_table
@@ -109,10 +110,10 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
         raise PolicyError(error.problems[0]) from None
     try:
         answer = session.ask("policy_check", files=_absolute(files))
+    except AnsweredError:
+        raise  # together with the files that are there, they are not
     except AgentError as error:
-        if error.exit_status != 1 or "agent" not in str(error):
-            raise
-        click.echo(f"{len(documents)} documents are valid; no agent was asked whom they select")
+        click.echo(f"{len(documents)} documents are valid; nobody was asked whom they select: {error}")
         return
     for warning in answer["warnings"]:
         click.echo(f"{coloured('warning')}: {warning}")
