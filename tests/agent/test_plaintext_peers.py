@@ -65,7 +65,17 @@ def test_agent_before_is_remembered_by_its_file_of_records(tmp_path: Path) -> No
     ):
         made.finish(2.0, ClosedBy.SOURCE, CloseKind.FIN)
         lines.append(format_record(made))
-    path.write_text("\n".join([*lines, '{"inbound" "connection_security_policy":"none"', ""]))
+    path.write_text(
+        "\n".join(
+            [
+                *lines,
+                '"inbound" "none"',
+                '["inbound", "none"]',
+                lines[0].replace('"none"', '"x", "y": "none"'),
+                "",
+            ]
+        )
+    )
     peers = PlaintextPeers()
     peers.remember(path, NOW)
     assert peers.since(0) == (PEER,)
