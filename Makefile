@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 bin := .venv/bin
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
-pure := interceptor/config/*,interceptor/errors.py,interceptor/workload.py
+pure := interceptor/config/*,interceptor/errors.py,interceptor/workload.py,interceptor/cluster/*,interceptor/labels.py
 pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
