@@ -65,6 +65,14 @@ class Fields:
         """A list of at most `limit` objects, empty when it is absent."""
         return [type(self)(f"{self._what}: {name}", value) for value in self._array(name, limit)]
 
+    def objects(self, name: str, limit: int) -> list[object]:
+        """A list of at most `limit` values, to be taken apart by their own reader; empty when it is absent."""
+        return self._array(name, limit)
+
+    def any(self, name: str) -> object:
+        """Whatever is there, to be taken apart by its own reader."""
+        return self._values.get(name)
+
     def texts(self, name: str, limit: int, characters: int = MAX_NAME) -> list[str]:
         """A list of at most `limit` strings of at most so many characters, empty when it is absent."""
         values = self._array(name, limit)
