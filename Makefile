@@ -51,9 +51,10 @@ format: install-test ## Format the code and make the fixes that are safe
 cover: install-test ## Show the lines and branches that the last `make test` did not reach
 	@$(bin)/coverage report --show-missing --skip-covered
 
-bench: install-bench ## Compare with Envoy and with no mesh, and measure the authority, on this machine (root)
+bench: install-bench ## Compare with Envoy and with no mesh, measure the authority and a big cluster (root)
 	@$(bin)/python tests/bench/run.py
 	@$(bin)/python tests/bench/authority.py
+	@$(bin)/python tests/bench/cluster.py
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
 	@.ci/lock

@@ -17,6 +17,7 @@ from interceptor.cli.context import Session
 from interceptor.cli.demo import demo
 from interceptor.cli.doctor import doctor
 from interceptor.cli.explain import explain
+from interceptor.cli.kubernetes import kubernetes
 from interceptor.cli.lifecycle import agent, down, up
 from interceptor.cli.nouns import certificates, status, workloads
 from interceptor.cli.workload import enrol, run, withdraw
@@ -68,6 +69,7 @@ for command in (
     explain,
     alert_rules,
     ca,
+    kubernetes,
 ):
     group.add_command(command)
 

@@ -56,6 +56,7 @@ class ApiServer:
     def __init__(self, *, token: str | None = None, bookmark_seconds: float = 60.0) -> None:
         self.objects: dict[Kind, dict[str, Json]] = {kind: {} for kind in Kind}
         self.nodes: dict[str, Json] = {}
+        self.nodes_are_forbidden = False
         self.faults = Faults()
         self.requests: list[str] = []
         self.token = token
@@ -66,6 +67,7 @@ class ApiServer:
         self.changed = trio.Event()
         self.cut = trio.Event()
         self._rests: dict[str, tuple[int, list[Json]]] = {}
+        self._texts: dict[str, tuple[str, bytes]] = {}  # by UID, of a version
         self._tokens = count()
         self.url = ""
 
@@ -142,6 +144,8 @@ class ApiServer:
         node = self.nodes.get(request.path_params["name"])
         if refusal := self._refusal(request, None):
             return refusal
+        if self.nodes_are_forbidden:
+            return _status(403, "nodes is forbidden")
         return _status(404, "not found") if node is None else JSONResponse(_shown(node, request))
 
     async def _answer(self, request: Request) -> Response:
@@ -176,9 +180,26 @@ class ApiServer:
         if rest[limit:]:
             metadata["continue"] = f"token-{next(self._tokens)}"
             self._rests[metadata["continue"]] = (version, rest[limit:])
-        return JSONResponse(
-            {"kind": "List", "metadata": metadata, "items": [_shown(each, request) for each in rest[:limit]]}
-        )
+        items = b",".join(self._encoded(each, request) for each in rest[:limit])
+        head = json.dumps({"kind": "List", "metadata": metadata})[:-1].encode()
+        return Response(head + b', "items": [' + items + b"]}", media_type="application/json")
+
+    def _encoded(self, value: Json, request: Request) -> bytes:
+        """The object in JSON, made once for each version: the measure of a big cluster would wait for it."""
+        if _is_metadata_only(request):
+            return json.dumps(_shown(value, request)).encode()
+        uid, version = value["metadata"]["uid"], value["metadata"]["resourceVersion"]
+        known = self._texts.get(uid)
+        if known is None or known[0] != version:
+            known = self._texts[uid] = (version, json.dumps(value).encode())
+        return known[1]
+
+    def encode_everything(self) -> None:
+        """Make the JSON of all objects now, and not when they are listed."""
+        for kind in self.objects.values():
+            for value in kind.values():
+                metadata = value["metadata"]
+                self._texts[metadata["uid"]] = (metadata["resourceVersion"], json.dumps(value).encode())
 
     def forget_pages(self) -> None:
         """The rest of lists that were begun cannot be had any more."""
@@ -288,7 +309,11 @@ def _status(code: int, message: str) -> Response:
 
 
 def _shown(value: Json, request: Request) -> Json:
-    return {"metadata": value["metadata"]} if "as=PartialObject" in request.headers["accept"] else dict(value)
+    return {"metadata": value["metadata"]} if _is_metadata_only(request) else dict(value)
+
+
+def _is_metadata_only(request: Request) -> bool:
+    return "as=PartialObject" in request.headers["accept"]
 
 
 def _key(value: Json) -> str:
