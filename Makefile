@@ -7,9 +7,12 @@ SHELL := /bin/bash
 
 bin := .venv/bin
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
-pure := interceptor/config/*,interceptor/errors.py,interceptor/workload.py,interceptor/cluster/*,interceptor/labels.py
-pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
+pure := interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interceptor/strict_yaml.py,interceptor/workload.py
+pure := $(pure),interceptor/authority/*,interceptor/cluster/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
+
+# Tests wait more than they compute: one more worker than processors.  Each has nodes of its own.
+workers := $(shell expr $$(nproc) + 1)
 
 # Hundreds of tests start agents, programs and namespaces on a machine that others use too.  CI runs what failed once
 # more, by itself: what is broken fails again.  By hand nothing is repeated.
@@ -32,7 +35,7 @@ install-bench: ## Install also what the benchmark compares with
 	@.ci/install bench
 
 test: lint types ## Everything that must pass: lint, types, and all tests with branch coverage (root)
-	@$(bin)/python -m pytest -q --cov --cov-report=term:skip-covered || $(retry)
+	@$(bin)/python -m pytest -q -n $(workers) --dist loadfile --cov --cov-report=term:skip-covered || $(retry)
 	@report=$$($(bin)/coverage report --include='$(pure)' --fail-under=100 --show-missing --skip-covered) || \
 		{ echo "$$report"; echo "test: not every branch of the pure packages is reached" >&2; exit 1; }
 
@@ -52,6 +55,7 @@ cover: install-test ## Show the lines and branches that the last `make test` did
 	@$(bin)/coverage report --show-missing --skip-covered
 
 bench: install-bench ## Compare with Envoy and with no mesh, measure the authority and a big cluster (root)
+	@$(bin)/python tests/bench/policies.py
 	@$(bin)/python tests/bench/run.py
 	@$(bin)/python tests/bench/authority.py
 	@$(bin)/python tests/bench/cluster.py

@@ -37,6 +37,15 @@ class ConfigError(InterceptorError):
     """config.yaml cannot be used; the message starts with file and line."""
 
 
+class PolicyError(InterceptorError):
+    """Policy documents cannot be used, none of them; each of `problems` starts with file, line and column."""
+
+    def __init__(self, *problems: str) -> None:
+        more = len(problems) - 1
+        super().__init__(f"{problems[0]} (and {more} more)" if more else problems[0])
+        self.problems = problems
+
+
 class InvalidInput(InterceptorError):  # noqa: N818 -- named for what the caller did, not for us failing
     """A value from outside (SPIFFE ID, name, CIDR, address, certificate) failed validation."""
 

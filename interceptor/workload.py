@@ -8,6 +8,7 @@ from typing import Final, Self
 
 from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
+from interceptor.labels import NO_LABELS, Labels
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -109,13 +110,15 @@ class WorkloadKey:
 class Workload:
     """The running thing with one identity: a pod, or a network namespace or container on a VM.
 
-    `addresses` are the addresses of its network namespace in the order it prefers them; `node` is where it runs.
+    `addresses` are the addresses of its network namespace in the order it prefers them; `node` is where it runs;
+    `labels` are what the selectors of policies look at.
     """
 
     key: WorkloadKey
     identity: SpiffeId
     addresses: tuple[IPAddress, ...]
     node: str
+    labels: Labels = NO_LABELS
 
     def __post_init__(self) -> None:
         """Raise InvalidInput when key and identity name different namespaces: one would vouch for the other."""

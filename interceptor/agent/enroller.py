@@ -21,6 +21,7 @@ from interceptor.agent.listeners import open_listeners, steering_slots
 from interceptor.agent.reference import end_processes
 from interceptor.agent.state import EnrolledState
 from interceptor.agent.workload_context import workload_context
+from interceptor.authority_client import AuthorityRefusal
 from interceptor.errors import EnrolmentError, InterceptorError
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
 from interceptor.identity.trust_bundle import TrustBundles
@@ -30,6 +31,7 @@ from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, 
 from interceptor.kernel.address_events import drain, open_address_events
 from interceptor.kernel.return_path import current_sysctls, install_return_path, remove_return_path
 from interceptor.kernel.socket_diag import destroy_established
+from interceptor.labels import NO_LABELS, Labels
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
 from interceptor.proxy.late_denial import age_denial, revocation_denial
@@ -54,6 +56,7 @@ log = logging.getLogger(__name__)
 
 ADDRESS_PAUSE_SECONDS, ADDRESS_RETRY_SECONDS = 0.1, 1.0
 FIRST_CERTIFICATE_SECONDS = 10.0
+REFUSAL_POLL_SECONDS = 0.1
 # What a program wrote before it ended may still be on its way to a slow reader.
 DRAIN_SECONDS = 45.0
 STALLED_SECONDS = 5.0
@@ -92,6 +95,7 @@ class Request:
     service_account: str
     reference: NamespaceReference
     run: RunDetails | None = None
+    labels: Labels = NO_LABELS
 
 
 class Enroller:
@@ -130,18 +134,19 @@ class Enroller:
         """Verify peers by these bundles from now on, and close the connections of those who are revoked in them."""
         same_roots = bundles.roots == self._bundles.roots
         self._bundles = bundles
-        for enrolled in tuple(self._enrolled.values()):
+        # All of them before anything else runs: the other end of a connection may be on this node, and has a reason too.
+        for enrolled in self._enrolled.values():
             context = enrolled.proxy.context
-            contexts = context.tls.value
-            if contexts is not None:
-                new = (
-                    replace(contexts, bundles=bundles) if same_roots else tls_contexts(contexts.svid, bundles)
-                )
-                context.tls.replace(new)
+            if context.tls.value is not None:
+                context.tls.replace(replace(context.tls.value, bundles=bundles))
             closed = context.live.close_denied(lambda record: revocation_denial(record, bundles))
             if closed:
-                log.info("%s: %d connections of revoked peers were closed", enrolled.workload.key, closed)
-            await trio.lowlevel.checkpoint()  # new roots take a millisecond for each workload
+                log.info("%s: %d connections were closed, an end is revoked", enrolled.workload.key, closed)
+        for enrolled in () if same_roots else tuple(self._enrolled.values()):
+            tls = enrolled.proxy.context.tls
+            if tls.value is not None and self._bundles is bundles:
+                tls.replace(tls_contexts(tls.value.svid, bundles))
+            await trio.lowlevel.checkpoint()  # it takes a millisecond for each workload
 
     def close_aged(self, lifetimes: Lifetimes, now: datetime) -> None:
         """Close the connections that are too old, or whose peer's certificate has been expired for too long."""
@@ -158,7 +163,7 @@ class Enroller:
                 enrolled = self._prepare(request, netns, undo)
                 del self._pending[enrolled.workload.key]
                 # Before the proxy has connections of its own in there, which would be among them.
-                if self._policy.value.mode is MtlsMode.STRICT:
+                if self._policy.value.modes.at(enrolled.workload, 0).mode is MtlsMode.STRICT:
                     cut = destroy_established(netns, self._captured_networks())
                     if cut:
                         log.info("%s: %d connections from before its enrolment were reset", request.name, cut)
@@ -213,7 +218,12 @@ class Enroller:
             self._forget(state.key)
             return None
         request = Request(
-            state.key.namespace, state.key.name, state.service_account, state.reference, state.run
+            state.key.namespace,
+            state.key.name,
+            state.service_account,
+            state.reference,
+            state.run,
+            state.labels,
         )
         with ExitStack() as undo:
             undo.callback(netns.close)
@@ -277,7 +287,7 @@ class Enroller:
                 enrolled.local = local
             if addresses == workload.addresses:
                 return
-            changed = Workload(workload.key, workload.identity, addresses, workload.node)
+            changed = replace(workload, addresses=addresses)
             registry = self._registry.value.without(workload.key).with_workload(changed)
             enrolled.workload = changed
             enrolled.state = replace(enrolled.state, addresses=addresses)
@@ -338,7 +348,7 @@ class Enroller:
         )
         self._require_new(key, netns, previous=previous)
         addresses = _addresses(netns, lambda a: previous is None or self._may_keep(previous, a))
-        workload = Workload(key, identity, addresses, self._config.node)
+        workload = Workload(key, identity, addresses, self._config.node, request.labels)
         self._require_free(workload)
         if previous is None:
             self._require_local(workload)
@@ -395,7 +405,13 @@ class Enroller:
         """Note in the state file what is about to be changed, so that it is undone also if we die on the way."""
         key, sysctls = workload.key, current_sysctls(netns)
         state = EnrolledState(
-            key, request.service_account, request.reference, workload.addresses, sysctls, request.run
+            key,
+            request.service_account,
+            request.reference,
+            workload.addresses,
+            sysctls,
+            request.run,
+            request.labels,
         )
         self._pending[key] = state
         undo.callback(self._forget, key)
@@ -458,10 +474,16 @@ class Enroller:
         await self._credentials.keep_fresh(enrolled.workload, publish)
 
     async def _has_certificate(self, enrolled: Enrolled) -> bool:
+        """Whether it has its first one, or gets it soon; an authority elsewhere that says no will not say yes then."""
+        tls = enrolled.proxy.context.tls
         with trio.move_on_after(FIRST_CERTIFICATE_SECONDS):
-            while enrolled.proxy.context.tls.value is None:
-                await enrolled.proxy.context.tls.wait_changed()
-        return enrolled.proxy.context.tls.value is not None
+            while tls.value is None:
+                status = self._credentials.status(enrolled.workload.key)
+                if status is not None and isinstance(status.last_failure, AuthorityRefusal):
+                    break
+                with trio.move_on_after(REFUSAL_POLL_SECONDS):
+                    await tls.wait_changed()
+        return tls.value is not None
 
     def _require_new(
         self, key: WorkloadKey, netns: NetworkNamespace, *, previous: EnrolledState | None

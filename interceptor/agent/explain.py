@@ -14,24 +14,28 @@ from interceptor.agent.clock import wall_clock
 from interceptor.agent.explain_ends import find_destination, find_source, preferred_address, split_destination
 from interceptor.agent.explanation import Explanation
 from interceptor.agent.health import problems_of
-from interceptor.errors import EnrolmentError, utc
+from interceptor.errors import EnrolmentError, UsageError, quoted, utc
 from interceptor.kernel.abi import INBOUND_TUNNEL_PORT
 from interceptor.kernel.listening import is_listened_on
 from interceptor.policy.policy_set import InboundAttempt, OutboundAttempt
-from interceptor.policy.verdict import Permit, Reason, Transport
-from interceptor.workload import Workload
+from interceptor.policy.trace import explain_inbound, explain_outbound
+from interceptor.policy.verdict import Denial, Reason, Transport
+from interceptor.proxy.redecide import attempt_again, was_decided
+from interceptor.workload import Direction, Workload
 
 if TYPE_CHECKING:
     from interceptor.agent.explain_ends import Destination
     from interceptor.agent.node import Node
     from interceptor.identity.spiffe_id import SpiffeId
+    from interceptor.policy.trace import Trace
+    from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.telemetry.recent import RecentConnections
     from interceptor.workload import Endpoint, IPAddress
 
 _RECENT = 10_000  # more than are remembered
 
 
-def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
+async def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
     """What would happen if `source_text` (a workload, or any address) connected to `destination_text`.
 
     EnrolmentError for a source on another node: what is decided first is decided there.
@@ -45,14 +49,60 @@ def explain(node: Node, source_text: str, destination_text: str) -> dict[str, ob
         str(source.key) if isinstance(source, Workload) else str(source), str(destination.endpoint)
     )
     if isinstance(source, Workload):
-        _from_workload(node, explanation, source, destination)
+        await _from_workload(node, explanation, source, destination)
     else:
-        _from_outside(node, explanation, source, destination)
+        await _from_outside(node, explanation, source, destination)
     _add_last_record(node.records.recent, explanation, destination)
     return explanation.to_dict()
 
 
-def _from_workload(node: Node, explanation: Explanation, source: Workload, destination: Destination) -> None:
+async def explain_connection(node: Node, name: str) -> dict[str, object]:
+    """What happened to a connection that is remembered, by its id, and what policy would say of it now; UsageError."""
+    records = (*node.records.recent.live, *node.records.recent.finished)
+    record = next((each for each in reversed(records) if each.id == name), None)
+    if record is None:
+        raise UsageError(
+            f"no connection {quoted(name)} is remembered, only those that are open and the last thousand that ended: "
+            "see 'interceptor connections -o json' for their ids"
+        )
+    shown = record.to_dict(trio.current_time())
+    source = f"{shown['source_namespace']}/{shown['source_workload']}"
+    explanation = Explanation(
+        source if record.source_workload else str(shown["source_address"]), str(shown["destination_address"])
+    )
+    outcome = f"{shown['reason']}: {shown['detail']}" if record.reason else "permitted"
+    by = f" ({shown['policy']})" if shown["policy"] else ""
+    explanation.step(
+        "record",
+        f"at {shown['time']}, {shown['direction']}, identity {shown['source_identity'] or 'none'}: {outcome}{by}",
+        passed=record.reason is None,
+    )
+    trace = await _trace_again(node, record)
+    if trace is None:
+        explanation.step(
+            "policy", "it ended before policy was asked, or its workload is not enrolled any more"
+        )
+    else:
+        explanation.follow(f"{record.direction} policy", trace)
+    return explanation.to_dict()
+
+
+async def _trace_again(node: Node, record: ConnectionRecord) -> Trace | None:
+    own = record.source_workload if record.direction is Direction.OUTBOUND else record.destination_workload
+    enrolled = node.enroller.get(own.key) if own is not None else None
+    if enrolled is None or not was_decided(record):
+        return None
+    attempt = attempt_again(record, enrolled.proxy.context)
+    if isinstance(attempt, OutboundAttempt):
+        return await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
+    if attempt is None:
+        return None
+    return await trio.to_thread.run_sync(explain_inbound, node.policy.value, attempt)
+
+
+async def _from_workload(
+    node: Node, explanation: Explanation, source: Workload, destination: Destination
+) -> None:
     problems = _problems(node, source)
     explanation.step(
         "source", f"{source.key} is {source.identity}; {problems or 'captured'}", passed=not problems
@@ -62,22 +112,24 @@ def _from_workload(node: Node, explanation: Explanation, source: Workload, desti
     explanation.step("capture", evidence)
     if not captured:
         return
-    mode = node.policy.value.mode.value
-    attempt = OutboundAttempt(source, destination.endpoint, destination.workload)
-    verdict = node.policy.value.decide_outbound(attempt)
-    if not explanation.decide("outbound policy", verdict, mode) or destination.workload is None:
+    attempt = OutboundAttempt(source, destination.endpoint, destination.workload, node.now().timestamp())
+    trace = await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
+    explanation.follow("outbound policy", trace)
+    verdict = trace.verdict
+    if isinstance(verdict, Denial) or destination.workload is None:
         return
-    assert isinstance(verdict, Permit)
     identity = None
     if verdict.transport is Transport.MUTUAL_TLS:
         identity = source.identity
         ours = [each for each in (source, destination.workload) if not _is_elsewhere(node, each)]
         if not all(_certificate(node, explanation, each) for each in ours):
             return
-    _arrive(node, explanation, destination, _same_family(source, destination.endpoint), identity)
+    await _arrive(node, explanation, destination, _same_family(source, destination.endpoint), identity)
 
 
-def _from_outside(node: Node, explanation: Explanation, source: IPAddress, destination: Destination) -> None:
+async def _from_outside(
+    node: Node, explanation: Explanation, source: IPAddress, destination: Destination
+) -> None:
     explanation.step(
         "source",
         f"{source} belongs to no workload: it has no identity, and what it sends is plaintext",
@@ -89,10 +141,10 @@ def _from_outside(node: Node, explanation: Explanation, source: IPAddress, desti
     if destination.endpoint.port == INBOUND_TUNNEL_PORT:
         explanation.deny("tunnel", Reason.PEER_WITHOUT_CERTIFICATE)
         return
-    _arrive(node, explanation, destination, source, None)
+    await _arrive(node, explanation, destination, source, None)
 
 
-def _arrive(
+async def _arrive(
     node: Node,
     explanation: Explanation,
     destination: Destination,
@@ -113,9 +165,11 @@ def _arrive(
         problems or f"what arrives at {workload.key} is steered to its proxy's {listener} listener",
         passed=not problems,
     )
-    attempt = InboundAttempt(workload, destination.endpoint, source, identity)
-    verdict = node.policy.value.decide_inbound(attempt)
-    if not explanation.decide("inbound policy", verdict, node.policy.value.mode.value):
+    holder = node.registry.value.by_address(source)
+    attempt = InboundAttempt(workload, destination.endpoint, source, identity, holder, node.now().timestamp())
+    trace = await trio.to_thread.run_sync(explain_inbound, node.policy.value, attempt)
+    explanation.follow("inbound policy", trace)
+    if isinstance(trace.verdict, Denial):
         return
     enrolled = node.enroller.get(workload.key)
     if enrolled is not None and not is_listened_on(enrolled.netns, destination.endpoint):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from interceptor.policy.verdict import Denial, Reason, Transport, Verdict
+from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 
+if TYPE_CHECKING:
+    from interceptor.policy.trace import Trace
+
+MOST_STEPS = 200  # of one side's documents; more of them no person reads
 UNTOUCHED = "untouched"  # the verdict on a connection that is none of the mesh's business
 
 
@@ -24,15 +29,24 @@ class Explanation:
         """Add one step; `passed` is False when the connection fails here, or may."""
         self.steps.append({"step": name, "ok": passed, "evidence": evidence})
 
-    def decide(self, name: str, verdict: Verdict, mode: str) -> bool:
-        """Add what policy said, as the verdict so far; whether it is a permit."""
+    def follow(self, name: str, trace: Trace) -> None:
+        """Add what policy looked at, and what it said, as the verdict so far."""
+        *looked_at, last = (*trace.steps, None) if isinstance(trace.verdict, Permit) else trace.steps
+        shown = looked_at[:MOST_STEPS]
+        for step in shown:
+            assert step is not None
+            self.step(step.name, step.text)
+        if len(looked_at) > len(shown):
+            self.step("policy", f"and {len(looked_at) - len(shown)} more documents were looked at")
+        verdict = trace.verdict
         if isinstance(verdict, Denial):
-            self.deny(name, verdict.reason, verdict.detail)
-            return False
+            assert last is not None
+            self.deny(name, verdict.reason, last.text)
+            return
         how = "by mutual TLS" if verdict.transport is Transport.MUTUAL_TLS else "in plaintext"
+        by = [text for text in (verdict.policy, verdict.exception, verdict.note) if text]
         self.verdict, self.transport = "permit", verdict.transport.value
-        self.step(name, f"mode {mode}: permitted, {how}")
-        return True
+        self.step(name, f"permitted, {how}" + (f" ({', '.join(by)})" if by else ""))
 
     def deny(self, name: str, reason: Reason, detail: str = "") -> None:
         """Add a step that ends the connection."""

@@ -137,9 +137,9 @@ class Follower:
         self.renewed()
 
     async def _believe(self, document: TrustDocument) -> None:
-        self.document = document
         bundles = document.trust_bundles()
         await self._enroller.believe(bundles)
+        self.document = document  # only now is it reported: the authority issues from a new root soon after
         self._credentials.bring_forward(
             lambda svid: bundles.revoked.find("", (svid.serial_number,)) is not None, timedelta(0)
         )
@@ -178,7 +178,7 @@ class Follower:
     def _registered(self, workload: Workload) -> RegisteredWorkload:
         addresses = tuple(address for address in workload.addresses if not address.is_link_local)
         reachable = replace(workload, addresses=addresses[:MAX_ADDRESSES], node=self.access.node_name)
-        return RegisteredWorkload.of(reachable, {})
+        return RegisteredWorkload.of(reachable, reachable.labels)
 
     async def _report_changes(self) -> None:
         own = self._registry.value.own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,13 +52,15 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         # Each of them: two agents that share only one would undo each other's work.
         for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
             started.callback(Lock(directory, setting).release)
+        # Before anything is made or looked at: what is pinned there may be another agent's, which has directories of
+        # its own.  Whose it is can be said only when nobody is using it.
+        _require_bpffs(config)
+        started.callback(_release_pins, paths.bpf_dir, _lock_pins(paths.bpf_dir))
         access = _authority(config, progress, token)
         started.callback(access.close)
         restored = StateFile(paths.run_dir).load()
         _require_state(config, len(restored))
         cgroup = paths.cgroup or find_cgroup2()
-        _require_bpffs(config)
-        started.callback(_lock_pins(paths.bpf_dir).release)
         progress("compiling and loading the BPF programs")
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
         programs = load_programs(headers.path)
@@ -87,7 +89,8 @@ def _require_state(config: Config, restored: int) -> None:
     if pinned and not restored:
         raise StateError(
             f"{len(pinned)} network namespaces are captured ({config.paths.bpf_dir}), but the state file that says whose "
-            f"they are is not in {config.paths.run_dir}: 'interceptor down' withdraws everything"
+            f"they are is not in {config.paths.run_dir}: choose another paths.bpf if they are another agent's; "
+            "otherwise 'interceptor down' withdraws everything"
         )
 
 
@@ -99,8 +102,8 @@ def _require_bpffs(config: Config) -> None:
         raise KernelError(
             f"{bpf_dir} is not in a BPF file system: mount one there, or use a path below {BPFFS}"
         )
-    mount_bpffs(BPFFS)
-    (config.paths.run_dir / MOUNTED_BY_US).touch(mode=0o600)
+    if mount_bpffs(BPFFS):
+        (config.paths.run_dir / MOUNTED_BY_US).touch(mode=0o600)
 
 
 def _lock_pins(bpf_dir: Path) -> Lock:
@@ -109,6 +112,12 @@ def _lock_pins(bpf_dir: Path) -> Lock:
     except OSError as error:
         raise KernelError(f"cannot make the directory {bpf_dir}: {error.strerror}") from error
     return Lock(bpf_dir, "paths.bpf")
+
+
+def _release_pins(bpf_dir: Path, lock: Lock) -> None:
+    with suppress(OSError):
+        bpf_dir.rmdir()  # only an empty one can go: nothing was pinned
+    lock.release()
 
 
 def _configured_headers(config: Config) -> Path | None:

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.admin import AdminServer, open_listener
+from interceptor.agent.audit import Audit
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.enroller import CutOff, Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
+from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
-from interceptor.credentials import Credentials
+from interceptor.credentials import Credentials, certificate_state
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
+from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
@@ -55,11 +58,23 @@ class Node:
         restored: list[EnrolledState],
     ) -> None:
         self.config = config
-        self.records = Records(config.records)
+        self.now = wall_clock
+        self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
+        self.records = Records(config.records, self.audit)
         self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
-        self.policy = Snapshot(PolicySet(config.mode))
+        self.policy = Snapshot(
+            PolicySet(config.mode, (), config.policy.root_namespace, config.policy.address_mismatch)
+        )
+        self.policies = PolicyKeeper(
+            config,
+            self.policy,
+            self.audit,
+            lambda: [e.proxy.context for e in self.enroller.enrolled],
+            wall_clock,
+            self.records.metrics,
+        )
         self.started_at = wall_clock()
         self.enroller = Enroller(
             Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
@@ -94,10 +109,14 @@ class Node:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
+        self.policies.start()  # before anything is served
+        self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.records.run)
+            nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals)
-            nursery.start_soon(MetricsServer(self.records.metrics.expose, self.missing).serve, metrics)
+            server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
+            nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
             await self.follower.open()
             nursery.start_soon(self.follower.run)
@@ -129,6 +148,36 @@ class Node:
         ]
         return missing
 
+    def ensure_bridge(self) -> None:
+        """Have the bridge of `interceptor run`; when it is a new one, with the links of everything that runs already."""
+        bridge = self.config.bridge
+        owner = self.config.paths.run_dir
+        is_new = netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6, owner=owner)
+        if is_new and (links := self._run_links()):
+            netlink.join_bridge(bridge.name, links)
+            log.warning("somebody removed bridge %s: it was made anew", bridge.name)
+
+    def _run_links(self) -> list[str]:
+        everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
+        return [found.state.run.host_link for found in everything if found.state.run is not None]
+
+    def _unready(self) -> list[str]:
+        """What is missing, and which certificates have ended: their workloads are refused everything."""
+        return [*self.missing(), *self._certificates("expired")]
+
+    def _late(self) -> list[str]:
+        return self._certificates("late")
+
+    def _certificates(self, state: str) -> list[str]:
+        """A line for each workload whose certificate is in this state (see `certificate_state`)."""
+        now, found = wall_clock(), []
+        for enrolled in self.enroller.enrolled:
+            status = self.credentials.status(enrolled.workload.key)
+            if status is not None and certificate_state(status.svid, now) == state:
+                error = f": {status.last_error}" if status.last_error else ""
+                found.append(f"certificate of {enrolled.workload.key} is {state}{error}")
+        return found
+
     async def _open_metrics(self) -> trio.SocketListener:
         address = self.config.metrics_address
         try:
@@ -154,9 +203,11 @@ class Node:
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
         complaints: dict[WorkloadKey, str] = {}
+        bridge_complaint = ""
         while True:
             await trio.sleep(RECONCILE_SECONDS)
             before, complaints = complaints, {}
+            bridge_complaint = self._keep_bridge(bridge_complaint)
             everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
             for found in everything:
                 try:
@@ -168,6 +219,17 @@ class Node:
                     if before.get(key) != str(error):
                         log.warning("%s: %s", key, error)
                 await trio.lowlevel.checkpoint()
+
+    def _keep_bridge(self, complaint: str) -> str:
+        """Make the bridge again if somebody removed it; why it cannot be made, which is logged once (`complaint`)."""
+        try:
+            if self._run_links() and not netlink.has_link(self.config.bridge.name):
+                self.ensure_bridge()
+        except InterceptorError as error:
+            if complaint != str(error):
+                log.warning("the workloads of 'interceptor run' are cut off: %s", error)
+            return str(error)
+        return ""
 
     async def _reconcile(self, found: Enrolled | CutOff, nursery: trio.Nursery) -> None:
         key = found.state.key

@@ -43,6 +43,14 @@ class Reporter:
         """Something that is reported may have changed."""
         self._changed.set()
 
+    async def send_last(self, seconds: float) -> None:
+        """Report once more, if the authority takes it within the time: we are about to end."""
+        try:
+            with trio.move_on_after(seconds):
+                await self._send(self._make())
+        except InterceptorError as error:
+            log.warning("the authority does not hear that this node has no workloads any more: %s", error)
+
     async def run(self) -> None:
         """Until cancelled; what could not be sent is sent again, as it is by then."""
         attempt = 0

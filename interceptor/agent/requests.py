@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from interceptor.agent.enroller import Request
+from interceptor.agent.policy_requests import PolicyRequests
 from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.agent.state import RunDetails
 from interceptor.agent.views import Views
@@ -18,6 +19,7 @@ from interceptor.errors import EnrolmentError, UsageError
 from interceptor.identity.spiffe_id import validate_name
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
+from interceptor.labels import Labels
 from interceptor.workload import WorkloadKey
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from interceptor.workload import IPAddress
 
 STOP_OWNER_SECONDS = 5.0
+LAST_REPORT_SECONDS = 2.0
 DEFAULT_NAMESPACE = "default"
 
 
@@ -54,6 +57,7 @@ class Requests:
             "certificates": self._views.certificates,
             "status": self._views.status,
             "explain": self._views.explain,
+            **PolicyRequests(self._node).commands,
         }
 
     async def _enrol(self, request: Mapping[str, Any]) -> object:
@@ -73,7 +77,7 @@ class Requests:
             undo.callback(netns.close)
             namespace, account = self._names(request)
             name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
-            wanted = Request(namespace, name, account, reference)
+            wanted = Request(namespace, name, account, reference, labels=_labels(request))
             undo.pop_all()
         enrolled = await self._node.enroller.enrol(wanted, netns, self._nursery)
         return self._views.workload(enrolled)
@@ -90,7 +94,7 @@ class Requests:
         name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
         key = WorkloadKey(namespace, name)
         bridge = self._node.config.bridge
-        netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6)
+        self._node.ensure_bridge()
         path = self._node.config.paths.run_dir / "netns" / f"{namespace}.{name}"
         host_link = netlink.host_link_name(f"{self._node.config.node}/{key}")
         if self._node.enroller.get(key) is not None:
@@ -107,7 +111,8 @@ class Requests:
                 undo.callback(netlink.remove_link, host_link)
                 close.pop_all()
             reference = NamespaceReference.of(netns, path=str(path))
-            wanted = Request(namespace, name, account, reference, RunDetails(owner, host_link))
+            run = RunDetails(owner, host_link)
+            wanted = Request(namespace, name, account, reference, run, _labels(request))
             enrolled = await self._node.enroller.enrol(wanted, netns, self._nursery)
             undo.pop_all()
         self._node.hosts.write(self._node.registry.value)
@@ -146,6 +151,8 @@ class Requests:
             if self._node.enroller.get(enrolled.workload.key) is enrolled:
                 await self._node.enroller.withdraw(enrolled.workload.key)
             withdrawn.append(str(enrolled.workload.key))
+        # Their names and addresses are free for other nodes then.
+        await self._node.follower.reporter.send_last(LAST_REPORT_SECONDS)
         self._node.stop()
         return {"withdrawn": withdrawn, "pid": os.getpid()}
 
@@ -187,6 +194,13 @@ def _text(request: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"{key} is missing in the request")
     return value
+
+
+def _labels(request: Mapping[str, Any]) -> Labels:
+    value = request.get("labels") or {}
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise UsageError("labels must be an object of texts")
+    return Labels(value)
 
 
 def _integer(request: Mapping[str, Any], key: str) -> int:

@@ -18,6 +18,7 @@ from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.errors import InterceptorError, StateError
 from interceptor.identity.spiffe_id import validate_name
 from interceptor.kernel.return_path import PreviousSysctls
+from interceptor.labels import NO_LABELS, Labels
 from interceptor.workload import WorkloadKey, parse_address
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class EnrolledState:
     addresses: tuple[IPAddress, ...]  # others in its namespace it may have given itself, and are not its own
     previous_sysctls: PreviousSysctls
     run: RunDetails | None
+    labels: Labels = NO_LABELS
 
     def to_dict(self) -> dict[str, object]:
         run = None
@@ -62,6 +64,7 @@ class EnrolledState:
             "addresses": [str(address) for address in self.addresses],
             "sysctls": self.previous_sysctls.to_dict(),
             "run": run,
+            "labels": dict(self.labels),
         }
 
     @classmethod
@@ -76,6 +79,7 @@ class EnrolledState:
             None
             if run is None
             else RunDetails(Process(int(run["pid"]), int(run["start"])), str(run["host_link"])),
+            Labels(data.get("labels", {})),  # an agent of before wrote none
         )
 
 
@@ -180,6 +184,10 @@ class Lock:
                 f"another agent{holder} uses the directory {directory}: stop it with 'interceptor down' or by its "
                 f"pid, or give this one another {setting}"
             ) from error
+        if os.fstat(self._fd).st_nlink == 0:
+            # Whoever had it removed it meanwhile: the next one would make, and lock, another of that name.
+            os.close(self._fd)
+            raise StateError(f"the directory {directory} was removed just now: try again")
 
     def release(self) -> None:
         """Let the next one have it."""

@@ -9,12 +9,14 @@ import trio
 
 from interceptor import __version__
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.explain import explain
+from interceptor.agent.explain import explain, explain_connection
 from interceptor.agent.health import authority_problems, problems_of
+from interceptor.credentials import certificate_state
 from interceptor.errors import UsageError
-from interceptor.identity.rotation import is_late, remaining_fraction
+from interceptor.identity.rotation import remaining_fraction
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.kernel import capture as kernel_capture
+from interceptor.policy.lint import expiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +46,7 @@ class Views:
             "service_account": workload.service_account,
             "identity": str(workload.identity),
             "addresses": [str(address) for address in workload.addresses if not address.is_link_local],
+            "labels": dict(workload.labels),
             "state": "degraded" if problems else "ready",
             "problems": problems,
             "connections": len(enrolled.proxy.context.live),
@@ -85,6 +88,9 @@ class Views:
         problems = [] if attached or missing else ["the capture programs are not attached: restart the agent"]
         problems += authority_problems(node)
         problems += [f"{name}: {problem}" for name, found in degraded.items() for problem in found]
+        if node.policies.error:
+            kept = "everything is denied" if node.policy.value.pending else "those before stay in force"
+            problems.append(f"policies refused, {kept}: {node.policies.error}")
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -104,6 +110,8 @@ class Views:
             "handshakes_captured": node.capture.pending_flows(),
             "authority": self._authority(),
             "authority_not_after": self._authority_not_after(),
+            "policies": len(node.policy.value.documents),
+            "policy_warnings": list(expiring(node.policy.value.documents, wall_clock())),
             "metrics_address": str(node.config.metrics_address),
             "kernel_counters": {
                 counter.name.lower(): value for counter, value in node.capture.counters().items()
@@ -112,7 +120,9 @@ class Views:
 
     async def explain(self, request: Mapping[str, Any]) -> object:
         """Each step of the decision about one connection, with its evidence."""
-        return explain(self._node, str(request.get("source", "")), str(request.get("destination", "")))
+        if request.get("connection") is not None:
+            return await explain_connection(self._node, str(request["connection"]))
+        return await explain(self._node, str(request.get("source", "")), str(request.get("destination", "")))
 
     def _authority(self) -> dict[str, Any]:
         """Where certificates come from, and whether it answers."""
@@ -157,6 +167,7 @@ class Views:
                 SpiffeId(self._node.config.trust_domain, state.key.namespace, state.service_account)
             ),
             "addresses": [],
+            "labels": dict(state.labels),
             "state": "cut_off",
             "problems": [f"all its connections are refused, it could not be taken over: {cut_off.error}"],
             "connections": 0,
@@ -194,10 +205,8 @@ def _svid(status: CredentialStatus | None) -> dict[str, Any]:
     if svid is None:
         names = ("serial_number", "not_before", "not_after", "remaining_seconds", "remaining_fraction")
         return {"state": "missing", **dict.fromkeys(names)}
-    now = wall_clock()
-    state = "late" if is_late(svid.issued_at, svid.not_after, now) else "valid"
     return {
-        "state": state if svid.not_after > now else "expired",
+        "state": certificate_state(svid, wall_clock()),
         "serial_number": svid.serial_number,
         "not_before": svid.not_before.isoformat(),
         **_life(svid),

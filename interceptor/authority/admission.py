@@ -1,7 +1,7 @@
 """Whether a request may be looked at, and which identities a node may ask for; clock and chance are the caller's."""
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +13,7 @@ from interceptor.identity.spiffe_id import SERVICE_ACCOUNT, SpiffeId, validate_n
 
 MAX_SKEW: Final = timedelta(seconds=60)  # as much as certificates are back-dated
 MAX_NONCES: Final = 200_000
+MAX_NONCES_OF_NODE: Final = 100_000  # one node cannot use up the memory of all
 MAX_LIMITED_KEYS: Final = 10_000
 _PATTERN = re.compile(r"ns/([^/]+)/sa/([^/]+)")
 ANY: Final = "*"
@@ -73,8 +74,10 @@ def check_clock(node: str, at: datetime, now: datetime) -> None:
 class ReplayWindow:
     """The requests of the last two minutes, by node and nonce; older ones fail check_clock."""
 
-    def __init__(self, limit: int = MAX_NONCES) -> None:
+    def __init__(self, limit: int = MAX_NONCES, limit_of_node: int = MAX_NONCES_OF_NODE) -> None:
         self._limit = limit
+        self._limit_of_node = limit_of_node
+        self._count: Counter[str] = Counter()
         self._seen: OrderedDict[tuple[str, str], datetime] = OrderedDict()
 
     def admit(self, node: str, nonce: str, at: datetime, now: datetime) -> None:
@@ -85,9 +88,13 @@ class ReplayWindow:
             raise Refused(
                 Code.REQUEST_REPLAYED, f"a request of {node} with nonce {quoted(nonce)} was seen before"
             )
-        if len(self._seen) >= self._limit:
-            raise Refused(Code.RATE_LIMITED, f"more than {self._limit} requests within two minutes")
+        if self._count[node] >= self._limit_of_node or len(self._seen) >= self._limit:
+            raise Refused(
+                Code.RATE_LIMITED,
+                f"more than {self._limit_of_node} requests of {node}, or {self._limit} of all, within two minutes",
+            )
         self._seen[node, nonce] = now
+        self._count[node] += 1
 
     def _forget(self, now: datetime) -> None:
         # A request is acceptable until `at` + 60 s, and `at` is at most 60 s after it was seen.
@@ -96,6 +103,9 @@ class ReplayWindow:
             if now - seen_at <= 2 * MAX_SKEW:
                 return
             del self._seen[key]
+            self._count[key[0]] -= 1
+            if not self._count[key[0]]:
+                del self._count[key[0]]
 
 
 class RateLimiter:

@@ -10,6 +10,7 @@ from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.node_id import validate_node_name
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
 from interceptor.identity.strict_json import Fields, Json, canonical, instant_text, parse
+from interceptor.labels import Labels
 from interceptor.workload import IPAddress, Workload, WorkloadKey, parse_address
 
 MAX_REPORT_BYTES: Final = 1024 * 1024
@@ -53,7 +54,7 @@ class RegisteredWorkload:
     def workload(self, trust_domain: TrustDomain) -> Workload:
         """The workload in the form in which registry and policy have it."""
         identity = SpiffeId(trust_domain, self.namespace, self.service_account)
-        return Workload(self.key, identity, self.addresses, self.node)
+        return Workload(self.key, identity, self.addresses, self.node, Labels(self.labels))
 
     def to_document(self) -> Json:
         return {

@@ -39,8 +39,9 @@ class Attempt:
 
     what: str
     peer: str
-    node: str | None = None
+    node: str | None = None  # as it says, until it is proven
     identity: str | None = None
+    is_proven: bool = False
 
 
 class Audit:
@@ -67,7 +68,7 @@ class Audit:
     def refused(self, attempt: Attempt, refused: Refused) -> None:
         """A request was refused; of strangers and of nodes that ask too often, only so many lines are written."""
         more: dict[str, object] = {}
-        if attempt.node is None or refused.code is Code.RATE_LIMITED:
+        if not attempt.is_proven or refused.code is Code.RATE_LIMITED:
             try:
                 self._strangers.take("", trio.current_time())
             except Refused:

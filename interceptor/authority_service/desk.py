@@ -58,8 +58,9 @@ class DeskLimits:
     issues_at_once: int = 2000
     reports_per_second: float = 5.0  # of one node
     reports_at_once: int = 100
-    joins_per_second: float = 5.0  # from one address
+    joins_per_second: float = 5.0  # from one origin
     joins_at_once: int = 100
+    remembered_joins: int = 10_000
 
 
 class AuthorityDesk:
@@ -79,6 +80,7 @@ class AuthorityDesk:
         self.audit = audit
         self.views = Views(store, now)
         self._replays = ReplayWindow()
+        self._join_replays = ReplayWindow(limits.remembered_joins)  # strangers must not fill the nodes'
         self._issues = RateLimiter(limits.issues_per_second, limits.issues_at_once)
         self._reports = RateLimiter(limits.reports_per_second, limits.reports_at_once)
         self._joins = RateLimiter(limits.joins_per_second, limits.joins_at_once)
@@ -104,9 +106,7 @@ class AuthorityDesk:
         record = view.nodes.get(node_id.name)
         if record is None:
             raise Refused(Code.NODE_NOT_AUTHORISED, f"{node_id} has not joined, or was removed")
-        attempt.node = record.name
-        if record.revoked:
-            raise Refused(Code.NODE_REVOKED, f"{node_id} was revoked")
+        attempt.node, attempt.is_proven = record.name, True
         issued_at = verified_chain[0].not_valid_before_utc + CLOCK_SKEW
         if issued_at + _WHOLE_SECONDS <= record.joined_at:
             raise Refused(
@@ -117,16 +117,16 @@ class AuthorityDesk:
 
     # What it asks for.
 
-    async def join(self, attempt: Attempt, address: str, request: Join) -> Joined:
-        """Let a node in that has a token; `address` is where it connects from."""
+    async def join(self, attempt: Attempt, origin: str, request: Join) -> Joined:
+        """Let a node in that has a token; `origin` is where it connects from, a host or a network."""
         now = self._now()
-        self._joins.take(address, trio.current_time())
+        self._joins.take(origin, trio.current_time())
         try:
             node_id = NodeId(self.trust_domain, request.node)
         except InvalidInput as error:
             raise Refused(Code.REQUEST_MALFORMED, str(error)) from None
         attempt.node = node_id.name
-        self._replays.admit(node_id.name, request.nonce, request.at, now)
+        self._join_replays.admit(node_id.name, request.nonce, request.at, now)
         # Signed first, and with every doubt about it settled: a token is good for one attempt only.
         chain = self._sign(attempt, node_id, _read(request.csr_pem), self._limits.node_lifetime)
         self.audit.begun(attempt)

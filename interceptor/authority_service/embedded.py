@@ -37,7 +37,7 @@ class EmbeddedAuthority:
         self, request: x509.CertificateSigningRequest, spiffe_id: SpiffeId, lifetime: timedelta
     ) -> tuple[x509.Certificate, ...]:
         """Leaf and intermediates; AuthorityError says why not."""
-        attempt = Attempt("issue", _HERE, self._node)
+        attempt = Attempt("issue", _HERE, self._node, is_proven=True)
         try:
             return self._desk.issue_here(attempt, request, spiffe_id, lifetime)
         except Refused as refused:
@@ -54,7 +54,7 @@ class EmbeddedAuthority:
 
     async def report(self, report: NodeReport) -> None:
         """Tell what this node uses and has; AuthorityError when it cannot be kept."""
-        attempt = Attempt("report", _HERE, self._node)
+        attempt = Attempt("report", _HERE, self._node, is_proven=True)
         try:
             await self._desk.report_here(self._node, report)
         except Refused as refused:

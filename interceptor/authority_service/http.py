@@ -12,6 +12,7 @@ import trio
 
 from interceptor.authority.refusal import Code, Refused
 from interceptor.errors import quoted
+from interceptor.transport.streams import StreamBroken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -31,10 +32,11 @@ _HEADER_TOO_LARGE = 431  # RFC 6585, as h11 says it
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long a client may take: until it begins a request, and from there until all of it has arrived."""
+    """How long a client may take: to begin a request, from there to send all of it, and to take the answer."""
 
     idle_seconds: float = 120.0
     request_seconds: float = 10.0
+    answer_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,7 @@ class HttpConnection:
             # It is told what was wrong, if it is its turn; the connection is of no more use.
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 await self._send(refuse(_refused(error)), close=True)
-        await self._stream.finish_sending()
-        await self._linger()
+        await self._end()
 
     async def _next_request(self) -> Request | None:
         """None when no (whole) request comes."""
@@ -146,12 +147,16 @@ class HttpConnection:
             self._http.send(h11.Data(data=response.body)),
             self._http.send(h11.EndOfMessage()),
         ]
-        await self._stream.send_all(memoryview(b"".join(piece for piece in pieces if piece)))
+        with trio.move_on_after(self._waits.answer_seconds) as sending:
+            await self._stream.send_all(memoryview(b"".join(piece for piece in pieces if piece)))
+        if sending.cancelled_caught:
+            raise StreamBroken("the client does not take its answer")
 
-    async def _linger(self) -> None:
+    async def _end(self) -> None:
         # Closing while bytes wait unread would reset the connection, and the client would lose our answer.
         left = LINGER_BYTES
         with trio.move_on_after(LINGER_SECONDS):
+            await self._stream.finish_sending()
             while left > 0 and (count := await self._stream.receive_into(self._scratch)):
                 left -= count
 
@@ -174,7 +179,5 @@ def _parse_query(query: str) -> Mapping[str, str]:
             query, keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_QUERY_FIELDS
         )
     except ValueError:
-        if not query:
-            return {}
         raise Refused(Code.REQUEST_MALFORMED, "the query of the request cannot be read") from None
     return dict(fields)

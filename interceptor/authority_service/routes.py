@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
 from interceptor.authority.documents import ErrorBody, Issue, Join, NodeReport, RenewNode
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from interceptor.authority_service.desk import AuthorityDesk
     from interceptor.authority_service.http import Request
+    from interceptor.workload import Endpoint, IPAddress
 
     _Document = TypeVar("_Document")
 
@@ -35,14 +37,20 @@ _HASH_CHARACTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end: address and port, and the chain that was verified, which may be empty."""
+    """Who is at the other end, and the chain that was verified, which may be empty."""
 
-    address: str
-    port: int
+    endpoint: Endpoint
     verified_chain: tuple[x509.Certificate, ...]
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return str(self.endpoint)
+
+
+def origin_of(address: IPAddress) -> str:
+    """What counts as one client before it has proven anything: an IPv4 address, or the /64 that a host may have whole."""
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, 64), strict=False))
+    return str(address)
 
 
 def body_limit(path: str) -> int:
@@ -93,7 +101,9 @@ class Routes:
         return Response(refused.code.status, ErrorBody(refused.code, refused.message).to_json())
 
     async def _join(self, attempt: Attempt, peer: Peer, request: Request) -> Response:
-        joined = await self._desk.join(attempt, peer.address, _read(Join.from_json, request.body))
+        joined = await self._desk.join(
+            attempt, origin_of(peer.endpoint.address), _read(Join.from_json, request.body)
+        )
         return Response(200, joined.to_json())
 
     async def _renew_node(self, attempt: Attempt, peer: Peer, request: Request) -> Response:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.authority_service.http import HttpConnection, Waits
-from interceptor.authority_service.routes import Peer, Routes, body_limit
+from interceptor.authority_service.routes import Peer, Routes, body_limit, origin_of
 from interceptor.authority_service.service_context import ServiceContext
-from interceptor.errors import AuthorityError, PeerRejected
+from interceptor.errors import AuthorityError, InvalidInput, PeerRejected
 from interceptor.transport.sockets import (
     LISTEN_BACKLOG,
     accept_until_closed,
@@ -41,7 +41,7 @@ class ServerLimits:
     """How much of the service its clients can take up."""
 
     connections: int = 4096
-    connections_of_one_address: int = 512
+    connections_of_one_origin: int = 512
     handshakes: int = 128
     handshake_seconds: float = 5.0
     nodes: Waits = field(default_factory=Waits)
@@ -70,13 +70,13 @@ class Server:
 
     async def _handle(self, accepted: socket.socket) -> None:
         try:
-            peer = accepted.getpeername()
-            address = str(parse_address(str(peer[0]).partition("%")[0]))
-            with self._place(address) as has_place:
+            host, port = accepted.getpeername()[:2]
+            endpoint = Endpoint(parse_address(host.partition("%")[0]), port)
+            with self._place(origin_of(endpoint.address)) as has_place:
                 if has_place:
                     tune(accepted)
-                    await self._converse(accepted, address, peer[1])
-        except (PeerRejected, StreamBroken, OSError) as error:
+                    await self._converse(accepted, endpoint)
+        except (PeerRejected, StreamBroken, InvalidInput, OSError) as error:
             log.debug("a client left or was sent away: %s", error)
         except Exception:
             # A fault of ours in one connection: it is reset, the others go on.
@@ -84,11 +84,11 @@ class Server:
         finally:
             abort_socket(accepted)
 
-    async def _converse(self, accepted: socket.socket, address: str, port: int) -> None:
+    async def _converse(self, accepted: socket.socket, endpoint: Endpoint) -> None:
         stream = await self._shake_hands(accepted)
         if stream is None:
             return
-        peer = Peer(address, port, stream.verified_chain())
+        peer = Peer(endpoint, stream.verified_chain())
         is_node = bool(peer.verified_chain)
         waits = self._limits.nodes if is_node else self._limits.strangers
         connection = HttpConnection(stream, self._scratch, waits, body_limit, self._now)
@@ -113,24 +113,24 @@ class Server:
             self._handshakes -= 1
 
     @contextmanager
-    def _place(self, address: str) -> Iterator[bool]:
+    def _place(self, origin: str) -> Iterator[bool]:
         """Whether there is a place for one more connection; it is held meanwhile."""
         has_place = (
             self._open < self._limits.connections
-            and self._open_from[address] < self._limits.connections_of_one_address
+            and self._open_from[origin] < self._limits.connections_of_one_origin
         )
         if not has_place:
             yield False
             return
         self._open += 1
-        self._open_from[address] += 1
+        self._open_from[origin] += 1
         try:
             yield True
         finally:
             self._open -= 1
-            self._open_from[address] -= 1
-            if not self._open_from[address]:
-                del self._open_from[address]
+            self._open_from[origin] -= 1
+            if not self._open_from[origin]:
+                del self._open_from[origin]
 
 
 def listen(endpoint: Endpoint) -> socket.socket:

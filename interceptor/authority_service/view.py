@@ -88,9 +88,13 @@ class Views:
     async def run(self) -> None:
         """Look for changes until cancelled."""
         self._read_at = self._seen_at = trio.current_time()
+        pause = LOOK_SECONDS
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(pause)
+            began_at = trio.current_time()
             await self.look()
+            # A large mesh that changes all the time leaves half of a processor to those who ask.
+            pause = max(LOOK_SECONDS, trio.current_time() - began_at)
 
     async def look(self) -> None:
         """Look for a change now."""

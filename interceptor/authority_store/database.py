@@ -1,7 +1,7 @@
 """The only sqlite3: open the authority's database, run transactions, and say in one line what went wrong.
 
-A rollback journal and full syncs: a change is on the disk when its transaction has ended, a killed process loses
-nothing that had, and on a full disk everything can still be read. Several processes may have it open.
+A rollback journal and every sync that there is (EXTRA: the directory's too, once the journal is gone): a change outlives
+a power failure as soon as its transaction has ended, and on a full disk everything can still be read. Several processes may have it open.
 """
 
 import sqlite3
@@ -76,7 +76,7 @@ class Database:
                 check_same_thread=False,
             )
             try:
-                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA synchronous = EXTRA")
                 connection.execute("PRAGMA trusted_schema = OFF")
                 connection.execute("PRAGMA secure_delete = ON")
                 _check(path, connection)

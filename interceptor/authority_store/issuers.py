@@ -83,9 +83,13 @@ class Issuers:
             return renew_intermediate(home, issuer, now, self._passphrase)
 
     def discard_all_but(self, state: RotationState) -> None:
-        """Remove, with their keys, the issuers that the state does not name, and what was never finished."""
+        """Remove, with their keys, the issuers that the state does not name, and what was never finished.
+
+        Nothing, and StateError, when the one in use is not there: the state may be that of an old backup.
+        """
         kept = {issuer_name(each) for each in (state.active, state.other) if each is not None}
         with self._opened() as issuers:
+            self._require(issuers, state.active)
             for name in sorted(issuers.names() - kept):
                 issuers.discard(name)
 
@@ -101,11 +105,14 @@ class Issuers:
 
     @contextmanager
     def _issuer(self, issuers: PrivateDirectory, root_fingerprint: str) -> Iterator[PrivateDirectory]:
+        self._require(issuers, root_fingerprint)
+        with issuers.child(issuer_name(root_fingerprint)) as home:
+            yield home
+
+    def _require(self, issuers: PrivateDirectory, root_fingerprint: str) -> None:
         name = issuer_name(root_fingerprint)
         if name not in issuers.names():
             raise unusable(issuers.path, f"lacks {name}, the issuer in use")
-        with issuers.child(name) as home:
-            yield home
 
     def _read(self, home: PrivateDirectory, root_fingerprint: str) -> Authority:
         issuer = load_issuer(home, self._trust_domain, self._passphrase)

@@ -26,17 +26,20 @@ _VERDICTS = {
 
 
 @click.command()
-@click.argument("source")
-@click.argument("destination", metavar="DESTINATION:PORT")
+@click.argument("source", required=False)
+@click.argument("destination", metavar="DESTINATION:PORT", required=False)
+@click.option("--connection", metavar="ID", help="A connection that was made, by its id, instead of both.")
 @output_option
 @pass_session
-def explain(session: Session, source: str, destination: str, output: str) -> None:
+def explain(
+    session: Session, source: str | None, destination: str | None, connection: str | None, output: str
+) -> None:
     """Say what would happen if SOURCE connected to DESTINATION:PORT, and why; nothing is connected.
 
     \b
     SOURCE is a workload (NAME or NAMESPACE/NAME) or any address, also one outside the
     mesh. DESTINATION is a name as the source would use it, or an address; an IPv6
-    address in brackets.
+    address in brackets. The ids of connections are in 'interceptor connections -o json'.
 
     \b
     Examples:
@@ -44,9 +47,15 @@ def explain(session: Session, source: str, destination: str, output: str) -> Non
       sudo interceptor explain shop/client 10.215.0.2:5432
       sudo interceptor explain 192.0.2.1 [fd15:8::2]:80
       sudo interceptor explain client web:80 -o json
+      sudo interceptor explain --connection 5f2d09ab5e2ee3d1
     """
-    split_destination(destination)  # refused here, before an agent is needed
-    answer = session.ask("explain", source=source, destination=destination)
+    if connection is None and source is not None and destination is not None:
+        split_destination(destination)  # refused here, before an agent is needed
+        answer = session.ask("explain", source=source, destination=destination)
+    elif connection is not None and source is None and destination is None:
+        answer = session.ask("explain", connection=connection)
+    else:
+        raise click.UsageError("give either SOURCE and DESTINATION:PORT, or --connection ID")
     if output != "table":
         print_data(answer, output)
         return

@@ -71,6 +71,11 @@ def up(session: Session, join_token: str | None, join_token_file: TextIO | None)
     except AgentError:
         pass
     else:
+        if token is not None:
+            raise AgentError(
+                f"the agent runs already (pid {status['pid']}) and will not look at the token: end it with 'kill "
+                f"{status['pid']}', its workloads stay captured meanwhile, and start it again with the token"
+            )
         click.echo(f"already up: pid {status['pid']}, {_summary(status)}")
         return
     started = time.monotonic()
@@ -187,7 +192,7 @@ def _wait_until_ready(
     session: Session, process: subprocess.Popen[bytes], log_path: Path, position: int
 ) -> dict[str, Any]:
     deadline = time.monotonic() + START_SECONDS
-    reported = 0
+    reported, status = 0, None
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
         lines = _lines_for_people(log_path, position)
@@ -201,7 +206,17 @@ def _wait_until_ready(
         if status is not None and status["ready"]:
             return status
         time.sleep(_POLL_SECONDS)
-    raise AgentError(f"the agent is not ready after {START_SECONDS:g} s: see {log_path}")
+    raise AgentError(
+        f"the agent runs and is not ready after {START_SECONDS:g} s{_what_it_waits_for(status)}: see {log_path}"
+    )
+
+
+def _what_it_waits_for(status: dict[str, Any] | None) -> str:
+    """What keeps an agent from being ready, as far as it says so: for the end of a message."""
+    if status is None:
+        return ""
+    found = [*status["waiting_for"], status["authority"]["last_error"]]
+    return "".join(f", {each}" for each in found if each)
 
 
 def _spawn(session: Session, log_fd: int, token: str | None) -> subprocess.Popen[bytes]:

@@ -20,6 +20,7 @@ from interceptor.cli.explain import explain
 from interceptor.cli.kubernetes import kubernetes
 from interceptor.cli.lifecycle import agent, down, up
 from interceptor.cli.nouns import certificates, status, workloads
+from interceptor.cli.policy import policies, policy
 from interceptor.cli.workload import enrol, run, withdraw
 from interceptor.errors import InterceptorError
 
@@ -67,6 +68,8 @@ for command in (
     certificates,
     status,
     explain,
+    policies,
+    policy,
     alert_rules,
     ca,
     kubernetes,

@@ -125,7 +125,7 @@ def _status_lines(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("state", coloured(answer["state"])),
         *(("", f"waiting for: {line}") for line in answer["waiting_for"]),
-        *(("", line) for line in answer["problems"]),
+        *(("", coloured("failure", line)) for line in answer["problems"]),
         (
             "node",
             f"{answer['node']}, pid {answer['pid']}, version {answer['version']}, up {in_seconds(started)}",
@@ -133,6 +133,8 @@ def _status_lines(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("trust domain", answer["trust_domain"]),
         ("mode", answer["mode"]),
         ("mesh", ", ".join(answer["mesh_cidrs"])),
+        *(("", f"warning: {line}") for line in answer["policy_warnings"]),
+        ("policies", f"{answer['policies']}"),
         ("workloads", f"{answer['workloads']}" + (f", {degraded} not well" if degraded else "")),
         ("connections", f"{answer['connections_open']} open, {captured} captured since the start"),
         ("authority", _authority(answer)),

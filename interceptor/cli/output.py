@@ -36,6 +36,8 @@ _COLOURS = {
     "late": "yellow",
     "degraded": "red",
     "cut_off": "red",
+    "refused": "red",
+    "pending": "red",
     "missing": "red",
     "expired": "red",
     "failure": "red",

@@ -13,6 +13,7 @@ from interceptor.cli.child import run_in_namespace
 from interceptor.cli.context import pass_session, require_root
 from interceptor.errors import AgentError, InvalidInput, UsageError
 from interceptor.identity.spiffe_id import SERVICE_ACCOUNT, validate_name
+from interceptor.labels import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +37,26 @@ def _valid(kind: str) -> Callback:
     return check
 
 
+def _valid_labels(
+    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, str]:
+    try:
+        return dict(Labels.parse(texts))
+    except InvalidInput as error:
+        raise UsageError(str(error)) from error
+
+
 def identity_options(command: Command) -> Command:
     """The options that say who a workload is."""
     for option in (
+        click.option(
+            "--label",
+            "labels",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_valid_labels,
+            help="A label by which policies select the workload; may be repeated.",
+        ),
         click.option(
             "--name",
             callback=_valid("workload name"),
@@ -67,7 +85,12 @@ def identity_options(command: Command) -> Command:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_session
 def run(
-    session: Session, service_account: str, namespace: str, name: str | None, command: tuple[str, ...]
+    session: Session,
+    service_account: str,
+    namespace: str,
+    name: str | None,
+    labels: dict[str, str],
+    command: tuple[str, ...],
 ) -> None:
     """Run a command as a workload: in a network namespace of its own, enrolled before its first instruction.
 
@@ -80,11 +103,16 @@ def run(
     Examples:
       sudo interceptor run --service-account web -- nginx -g 'daemon off;'
       sudo interceptor run --service-account client -- curl http://web/
-      sudo interceptor run --service-account db --namespace shop -- runuser -u postgres -- postgres -D /srv/db
+      sudo interceptor run --service-account db --label app=db -- runuser -u postgres -- postgres -D /srv/db
     """
     require_root("interceptor run")
     made = session.ask(
-        "run", pid=os.getpid(), service_account=service_account, namespace=namespace, name=name
+        "run",
+        pid=os.getpid(),
+        service_account=service_account,
+        namespace=namespace,
+        name=name,
+        labels=labels,
     )
     key = f"{made['namespace']}/{made['name']}"
     try:
@@ -118,6 +146,7 @@ def enrol(
     service_account: str,
     namespace: str,
     name: str | None,
+    labels: dict[str, str],
 ) -> None:
     """Take an existing network namespace or container into the mesh, without restarting it.
 
@@ -136,7 +165,13 @@ def enrol(
     if netns is not None and "/" in netns:
         netns = str(Path(netns).absolute())
     made = session.ask(
-        "enrol", netns=netns, pid=pid, service_account=service_account, namespace=namespace, name=name
+        "enrol",
+        netns=netns,
+        pid=pid,
+        service_account=service_account,
+        namespace=namespace,
+        name=name,
+        labels=labels,
     )
     click.echo(
         f"enrolled {made['namespace']}/{made['name']} as {made['identity']} ({', '.join(made['addresses'])})"

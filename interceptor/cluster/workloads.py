@@ -21,7 +21,11 @@ def workload_of(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> Worklo
     assert pod.node is not None, "who is enrolled is on a node"
     addresses = tuple(address for address in pod.own_addresses if cluster.pod_at(address) is pod)
     return Workload(
-        WorkloadKey(pod.head.key.namespace, pod.head.key.name), found.identity, addresses, pod.node
+        WorkloadKey(pod.head.key.namespace, pod.head.key.name),
+        found.identity,
+        addresses,
+        pod.node,
+        pod.labels,
     )
 
 

@@ -7,6 +7,7 @@ from interceptor.config.model import (
     Config,
     LimitsConfig,
     PathsConfig,
+    PolicyConfig,
     RecordsConfig,
 )
 from interceptor.config.parse import parse_config
@@ -17,6 +18,7 @@ __all__ = [
     "Config",
     "LimitsConfig",
     "PathsConfig",
+    "PolicyConfig",
     "RecordsConfig",
     "default_config_text",
     "parse_config",

@@ -50,6 +50,18 @@ paths:
   # One JSON line for each finished connection; connections.jsonl in the state directory when left out.
   #records: /var/lib/interceptor/connections.jsonl
 
+  # Policy documents (*.yaml), looked at every second; none if the directory is not there.
+  policies: /etc/interceptor/policies
+  # One JSON line for each denial, change of policy and use of an exception; audit.jsonl in the state directory when
+  # left out.
+  #audit: /var/lib/interceptor/audit.jsonl
+
+policy:
+  # PeerAuthentications and AuthorizationPolicies of this namespace are for the whole mesh.
+  rootNamespace: istio-system
+  # REFUSE or FLAG a peer whose identity is not that of the workload which has its address by the registry.
+  addressMismatch: REFUSE
+
 limits:
   # How long a connection to an address that no workload has yet is held before it is refused.
   unknownDestinationWait: 2s

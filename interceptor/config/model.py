@@ -9,7 +9,9 @@ from typing import Final
 import yaml
 
 from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.policy.documents import ROOT_NAMESPACE
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.policy_set import AddressCheck
 from interceptor.workload import Endpoint, IPNetwork
 
 MEBIBYTE: Final = 1024 * 1024
@@ -51,6 +53,8 @@ class PathsConfig:
     bpf_dir: Path = Path("/sys/fs/bpf/interceptor")
     cgroup: Path | None = None
     kernel_headers: Path | None = None
+    policies: Path = Path("/etc/interceptor/policies")
+    audit: Path = Path("/var/lib/interceptor/audit.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,14 @@ class RecordsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """What the policy documents do not say themselves."""
+
+    root_namespace: str = ROOT_NAMESPACE
+    address_mismatch: AddressCheck = AddressCheck.REFUSE
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set; `node` has no default, since only the caller knows the host's name."""
 
@@ -89,6 +101,7 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     records: RecordsConfig = field(default_factory=RecordsConfig)
     metrics_address: Endpoint = _METRICS_ADDRESS
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     authority_address: Endpoint | None = None  # None: the authority is embedded in this agent
 
     def to_yaml(self) -> str:
@@ -117,6 +130,8 @@ class Config:
                     "cgroup": str(paths.cgroup) if paths.cgroup else None,
                     "kernelHeaders": str(paths.kernel_headers) if paths.kernel_headers else None,
                     "records": str(self.records.path),
+                    "policies": str(paths.policies),
+                    "audit": str(paths.audit),
                 },
                 "limits": {
                     "unknownDestinationWait": _duration(limits.unknown_destination_wait),
@@ -130,6 +145,10 @@ class Config:
                     "recordsBytes": self.records.max_bytes,
                 },
                 "metrics": {"address": str(self.metrics_address)},
+                "policy": {
+                    "rootNamespace": self.policy.root_namespace,
+                    "addressMismatch": self.policy.address_mismatch.value,
+                },
             },
             sort_keys=False,
         )

@@ -15,9 +15,11 @@ from interceptor.config.model import (
     Config,
     LimitsConfig,
     PathsConfig,
+    PolicyConfig,
     RecordsConfig,
 )
 from interceptor.config.values import (
+    parse_address_check,
     parse_bridge_ipv4,
     parse_bridge_ipv6,
     parse_count,
@@ -31,7 +33,7 @@ from interceptor.config.values import (
 )
 from interceptor.errors import ConfigError, InvalidInput, quoted
 from interceptor.identity.node_id import validate_node_name
-from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.identity.spiffe_id import TrustDomain, validate_name
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.workload import IPNetwork
 
@@ -73,6 +75,7 @@ class _Reader:
             paths=paths,
             limits=self._limits(defaults.limits),
             records=self._records(paths),
+            policy=self._policy(defaults.policy),
             metrics_address=self._get("metrics.address", parse_listen_address, defaults.metrics_address),
             authority_address=self._get_or_none("authority.address", parse_listen_address),
         )
@@ -114,12 +117,15 @@ class _Reader:
         )
 
     def _paths(self, default: PathsConfig) -> PathsConfig:
+        state_dir = self._get("paths.state", parse_path, default.state_dir)
         return PathsConfig(
-            state_dir=self._get("paths.state", parse_path, default.state_dir),
+            state_dir=state_dir,
             run_dir=self._get("paths.run", parse_run_dir, default.run_dir),
             bpf_dir=self._get("paths.bpf", parse_path, default.bpf_dir),
             cgroup=self._get_or_none("paths.cgroup", parse_path),
             kernel_headers=self._get_or_none("paths.kernelHeaders", parse_path),
+            policies=self._get("paths.policies", parse_path, default.policies),
+            audit=self._get("paths.audit", parse_path, state_dir / default.audit.name),
         )
 
     def _limits(self, default: LimitsConfig) -> LimitsConfig:
@@ -147,6 +153,18 @@ class _Reader:
             path=self._get("paths.records", parse_path, paths.state_dir / default.path.name),
             max_bytes=self._get_count(
                 "limits.recordsBytes", 64 * 1024, 1024 * 1024 * MEBIBYTE, default.max_bytes
+            ),
+        )
+
+    def _policy(self, default: PolicyConfig) -> PolicyConfig:
+        return PolicyConfig(
+            root_namespace=self._get(
+                "policy.rootNamespace",
+                lambda text: validate_name("namespace", text),
+                default.root_namespace,
+            ),
+            address_mismatch=self._get(
+                "policy.addressMismatch", parse_address_check, default.address_mismatch
             ),
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from interceptor.errors import InvalidInput, quoted
-from interceptor.policy.policy_set import RESERVED_PORTS
+from interceptor.policy.policy_set import RESERVED_PORTS, AddressCheck
 from interceptor.workload import Endpoint, IPNetwork
 
 MAX_NAME_LENGTH: Final = 253  # of a DNS name, and so of a Kubernetes node
@@ -162,6 +162,14 @@ def parse_listen_address(text: str) -> Endpoint:
     if endpoint.port in RESERVED_PORTS:
         raise InvalidInput(f"port {endpoint.port} is the proxy's own, choose another")
     return endpoint
+
+
+def parse_address_check(text: str) -> AddressCheck:
+    """What to do with an identity from another workload's address."""
+    try:
+        return AddressCheck(text)
+    except ValueError:
+        raise InvalidInput(f"{quoted(text)} is neither REFUSE nor FLAG") from None
 
 
 def _why_no_network(text: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from interceptor.credentials.link import Signer
+    from interceptor.errors import InterceptorError
     from interceptor.identity.spiffe_id import SpiffeId
     from interceptor.workload import Workload, WorkloadKey
 
@@ -38,6 +39,16 @@ class CredentialStatus:
     renew_at: datetime | None
     renewals: int
     last_error: str | None
+    last_failure: InterceptorError | None
+
+
+def certificate_state(svid: X509Svid | NodeSvid | None, now: datetime) -> str:
+    """missing, expired, late (past three quarters of its life, and not renewed) or valid."""
+    if svid is None:
+        return "missing"
+    if svid.not_after <= now:
+        return "expired"
+    return "late" if is_late(svid.issued_at, svid.not_after, now) else "valid"
 
 
 class Credentials:
@@ -63,7 +74,12 @@ class Credentials:
             return None
         spiffe_id, renewal = self._workloads[key]
         return CredentialStatus(
-            spiffe_id, renewal.certificate, renewal.renew_at, renewal.renewals, renewal.last_error
+            spiffe_id,
+            renewal.certificate,
+            renewal.renew_at,
+            renewal.renewals,
+            renewal.last_error,
+            renewal.last_failure,
         )
 
     def svids(self) -> Iterator[X509Svid | NodeSvid]:
@@ -75,11 +91,7 @@ class Credentials:
     def late(self) -> int:
         """How many are missing, or past three quarters of their life."""
         now = self._now()
-        return sum(
-            renewal.certificate is None
-            or is_late(renewal.certificate.issued_at, renewal.certificate.not_after, now)
-            for renewal in self._renewals()
-        )
+        return sum(certificate_state(renewal.certificate, now) != "valid" for renewal in self._renewals())
 
     def bring_forward(self, is_meant: Callable[[X509Svid | NodeSvid], bool], spread: timedelta) -> int:
         """Renew the SVIDs that are meant, each at a random moment within `spread`; returns how many."""

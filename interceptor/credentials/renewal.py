@@ -53,7 +53,7 @@ class Renewal(Generic[C]):
     certificate  the one in use, None before the first
     renew_at     when the next one is due
     renewals     how many were issued
-    last_error   why the last attempt failed, None when it did not
+    last_failure, last_error   why the last attempt failed, None when it did not
     """
 
     def __init__(
@@ -69,7 +69,11 @@ class Renewal(Generic[C]):
         self.certificate: C | None = None
         self.renew_at: datetime | None = None
         self.renewals = 0
-        self.last_error: str | None = None
+        self.last_failure: InterceptorError | None = None
+
+    @property
+    def last_error(self) -> str | None:
+        return None if self.last_failure is None else str(self.last_failure)
 
     async def run(
         self, use: Callable[[C], None], failed: Callable[[str], None], *, first: C | None = None
@@ -99,7 +103,7 @@ class Renewal(Generic[C]):
         fraction = _randomness.uniform(EARLIEST_RENEWAL, LATEST_RENEWAL)
         self.certificate = certificate
         self.renew_at = renewal_time(certificate.issued_at, certificate.not_after, fraction)
-        self.last_error = None
+        self.last_failure = None
 
     async def _wait_until_due(self, certificate: C) -> None:
         """Until it is time to renew, which it also is when the clock was set back to before the certificate."""
@@ -114,7 +118,7 @@ class Renewal(Generic[C]):
                 async with self._queue.place(urgent=not self._has_valid()):
                     return self._checked(await self._issue())
             except InterceptorError as error:
-                self.last_error = str(error)
+                self.last_failure = error
                 failed(str(error))
                 pause = self._pause(attempt)
                 log.warning("no certificate for %s: %s; next attempt in %.1f s", self._name, error, pause)

@@ -7,6 +7,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from interceptor.errors import AuthorityError, quoted
 from interceptor.identity.node_id import Identity
@@ -38,7 +39,7 @@ def check_signing_request(
         key = request.public_key()
         names = _names_in(request)
         wants_authority = any(_is_authority(extension.value) for extension in request.extensions)
-        signed = request.is_signature_valid
+        signed = _is_signed(request)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
         raise _refused(spiffe_id, "it cannot be read") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -51,6 +52,12 @@ def check_signing_request(
     if wants_authority:
         raise _refused(spiffe_id, "it asks to be a certificate authority")
     return key
+
+
+def _is_signed(request: x509.CertificateSigningRequest) -> bool:
+    # OpenSSL does not look at the number of unused bits that stands before the signature: two encodings of one request.
+    ends_as_encoded = request.public_bytes(Encoding.DER).endswith(b"\0" + request.signature)
+    return ends_as_encoded and request.is_signature_valid
 
 
 def _is_authority(extension: x509.ExtensionType) -> bool:

@@ -126,11 +126,11 @@ class TrustBundles:
         canonical = self.canonical(identity) if isinstance(identity, SpiffeId) else identity
         entry = self.revoked.find(str(identity), (str(canonical), *serials))
         if entry is not None:
-            why = f": {entry.why}" if entry.why else ""
-            raise PeerRejected(
-                PEER_REVOKED,
-                f"{entry.kind} {entry.value} of {identity} was revoked at {utc(entry.revoked_at)}{why}",
+            what = (
+                f"{identity}" if entry.value == str(identity) else f"{entry.kind} {entry.value} of {identity}"
             )
+            why = f": {entry.why}" if entry.why else ""
+            raise PeerRejected(PEER_REVOKED, f"{what} was revoked at {utc(entry.revoked_at)}{why}")
 
     def _require_trusted(
         self, chain: tuple[x509.Certificate, ...], identity: Identity, now: datetime

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
@@ -33,8 +35,10 @@ Scope = Literal["global", "site", "link", "host"]
 
 GUEST_LINK = "eth0"
 _HOST_LINK = "icpt"  # how the names of the host's ends begin
+_OWNER = "interceptor: "  # how the alias of a bridge of ours begins; its agent's run-time directory follows
 
 _SCOPES: dict[int, Scope] = {0: "global", 200: "site", 253: "link", 254: "host"}  # rtnetlink(7)
+_SIOCGIFINDEX = 0x8933  # netdevice(7)
 RTN_LOCAL = 2  # the type of a route to ourselves
 _IFA_F_NODAD, _IFA_F_DADFAILED = 0x02, 0x08
 _DUMP_ATTEMPTS = 5
@@ -86,11 +90,26 @@ def addresses(netns: NetworkNamespace | None = None) -> tuple[LinkAddress, ...]:
         )
 
 
-def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> None:
-    """Have a bridge of that name, up, with these addresses of ours; IPv6 only if the host has it.
+def has_link(name: str) -> bool:
+    """Whether the host has a link of that name; without netlink, since it is asked all the time."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            fcntl.ioctl(any_socket, _SIOCGIFINDEX, struct.pack("16s16x", name.encode()))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return False
+        raise KernelError(f"cannot look for link {name}: {error.strerror}") from error
+    return True
 
-    Raises KernelError when a link of that name is something else, or another link's subnet overlaps: the host would
-    lose its way there. What is there already is kept.
+
+def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface, *, owner: Path | None = None) -> bool:
+    """Have a bridge of that name, up, with these addresses of ours; IPv6 only if the host has it. True: it is new.
+
+    `owner` is the run-time directory of the agent that wants it: written on the bridge (its alias), unless it is one
+    that somebody else made.
+
+    Raises KernelError when a link of that name is something else or another agent's, or another link's subnet overlaps:
+    the host would lose its way there. What is there already is kept.
     """
     with opened(None, f"set up bridge {name}") as route:
         link = _find(route, name)
@@ -98,6 +117,7 @@ def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> None:
             raise KernelError(
                 f"link {name} exists and is no bridge, but {_kind(link) or 'hardware'}: choose another bridge.name"
             )
+        _refuse_bridge_of_others(link, name, owner)
         for wanted in (ipv4, ipv6):
             _refuse_overlap(route, name, wanted)
         if link is None:
@@ -110,10 +130,28 @@ def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> None:
             if link_has_ipv6(name):
                 _add_address(route, index, ipv6)
             route.link("set", index=index, state="up")
+            _write_owner(route, index, name, owner)
         except BaseException:
             if link is None:
                 _delete(route, name)
             raise
+    return link is None
+
+
+def join_bridge(bridge: str, host_links: Iterable[str]) -> None:
+    """Make links that are there already ports of a bridge; those that are gone are passed over."""
+    with opened(None, f"join links to bridge {bridge}") as route:
+        index = _index(route, bridge)
+        for name in host_links:
+            link = _find(route, name)
+            if link is not None:
+                route.link("set", index=link["index"], master=index)
+
+
+def require_own_bridge(name: str, owner: Path) -> None:
+    """Raise KernelError when a bridge of that name is another agent's; `owner` as in `ensure_bridge`."""
+    with opened(None, f"look at bridge {name}") as route:
+        _refuse_bridge_of_others(_find(route, name), name, owner)
 
 
 def remove_bridge(name: str) -> None:
@@ -238,18 +276,45 @@ def _link_address(message: Any) -> LinkAddress | None:  # noqa: ANN401
     )
 
 
+def _refuse_bridge_of_others(link: Any, name: str, owner: Path | None) -> None:  # noqa: ANN401
+    alias = (link.get("ifalias") if link is not None else None) or ""
+    theirs = Path(alias.removeprefix(_OWNER))
+    # A directory that is gone was removed with everything else of that agent.
+    if owner is None or not alias.startswith(_OWNER) or not theirs.is_dir():
+        return
+    if theirs.resolve() != owner.resolve():
+        raise KernelError(
+            f"bridge {name} belongs to the agent whose paths.run is {theirs}: choose another bridge.name, or run "
+            "'interceptor down' with that agent's configuration"
+        )
+
+
+def _write_owner(route: Any, index: int, name: str, owner: Path | None) -> None:  # noqa: ANN401
+    link = route.link("get", index=index)[0]
+    if owner is not None and link.get("address") == _hardware_address(name):
+        route.link("set", index=index, ifalias=f"{_OWNER}{owner}")
+
+
 def _refuse_overlap(route: Any, bridge: str, wanted: IPInterface) -> None:  # noqa: ANN401
     for message in _dump(route.get_addr):
         found = _link_address(message)
         if found is None or found.address.version != wanted.version or found.scope == "link":
             continue
         theirs = ip_interface(f"{found.address}/{found.prefix_length}")
-        name = route.link("get", index=found.link_index)[0].get("ifname")
-        if name != bridge and wanted.network.overlaps(theirs.network):
+        name = _name(route, found.link_index) if wanted.network.overlaps(theirs.network) else None
+        if name not in (None, bridge):
             raise KernelError(
                 f"the subnet {wanted.network} of bridge {bridge} overlaps with {theirs} on {name}: choose another "
                 f"bridge.ipv{wanted.version}"
             )
+
+
+def _name(route: Any, index: int) -> str | None:  # noqa: ANN401
+    """The name of the link with this number; None when it was removed meanwhile."""
+    found = []
+    with tolerating(errno.ENODEV):
+        found = route.link("get", index=index)
+    return str(found[0].get("ifname")) if found else None
 
 
 def _add_address(route: Any, index: int, interface: IPInterface) -> None:  # noqa: ANN401

@@ -1,81 +1,259 @@
 """The immutable policy in force, and the two questions that the proxy asks of it."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, TypeVar
 
-from interceptor.identity.spiffe_id import SpiffeId
+from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
+from interceptor.policy.authorization import Authorization, Outcome
+from interceptor.policy.documents import (
+    ROOT_NAMESPACE,
+    AuthorizationPolicy,
+    Document,
+    EgressPolicy,
+    Kind,
+    LegacyException,
+    PeerAuthentication,
+    PolicyName,
+)
+from interceptor.policy.egress import Egress, Exceptions, allowed_by, plaintext_consent
+from interceptor.policy.matching import Facts
+from interceptor.policy.modes import ModeDecision, Modes
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport, Verdict
-from interceptor.workload import Endpoint, IPAddress, Workload
+from interceptor.workload import Direction, Endpoint, Workload
+
+__all__ = ["RESERVED_PORTS", "AddressCheck", "InboundAttempt", "OutboundAttempt", "PolicySet"]
 
 # ztunnel's numbers: outbound capture, inbound plaintext, inbound tunnel. Relaying to one of them would feed the proxy
 # its own connections, and would let an application speak to a listener that trusts the kernel for what it is told.
 RESERVED_PORTS: Final = frozenset({15001, 15006, 15008})
+# A workload with this label is denied everything until the AuthorizationPolicy that it names, in its own namespace, is
+# there: between its start and the arrival of its policy nobody slips through.
+REQUIRED_POLICY_LABEL: Final = "policy.interceptor.io/requires"
+
+D = TypeVar("D", bound=Document)
 
 
-@dataclass(frozen=True, slots=True)
-class OutboundAttempt:
-    """A captured connect: who, where to, and whose address that is (None: nobody's that the registry knows)."""
+class AddressCheck(StrEnum):
+    """What to do when a peer's identity is not that of the workload which has its address by the registry."""
 
-    source: Workload
-    destination: Endpoint
-    destination_workload: Workload | None
-
-
-@dataclass(frozen=True, slots=True)
-class InboundAttempt:
-    """A connection that arrived: for whom, from where, and the identity proven (None: plaintext)."""
-
-    destination_workload: Workload
-    destination: Endpoint
-    source_address: IPAddress
-    source_identity: SpiffeId | None
+    REFUSE = "REFUSE"
+    FLAG = "FLAG"
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """One snapshot of policy; deciding reads nothing else, so the same attempt always gets the same verdict."""
+    """One snapshot of policy; deciding reads nothing else, so the same attempt always gets the same verdict.
+
+    `mode` holds where no PeerAuthentication says anything. `pending`, when it is not empty, says why the documents
+    could not be read when the agent started: then everything is denied that they might have denied.
+    """
 
     mode: MtlsMode
+    documents: tuple[Document, ...] = ()
+    root_namespace: str = ROOT_NAMESPACE
+    address_check: AddressCheck = AddressCheck.REFUSE
+    pending: str = ""
+    modes: Modes = field(init=False, compare=False, repr=False)
+    authorization: Authorization = field(init=False, compare=False, repr=False)
+    exceptions: Exceptions = field(init=False, compare=False, repr=False)
+    egress: Egress = field(init=False, compare=False, repr=False)
+    names: frozenset[PolicyName] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Index the documents, whose order means nothing; raises ValueError when a name is there twice."""
+        documents = tuple(sorted(self.documents, key=lambda document: document.head.name))
+        names = Counter(document.head.name for document in documents)
+        if len(names) != len(documents):
+            raise ValueError(f"{names.most_common(1)[0][0]} is there twice")
+        root = self.root_namespace
+        for name, value in (
+            ("documents", documents),
+            ("modes", Modes.of(self.mode, _of_type(documents, PeerAuthentication), root)),
+            ("authorization", Authorization.of(_of_type(documents, AuthorizationPolicy), root)),
+            ("exceptions", Exceptions.of(_of_type(documents, LegacyException), root)),
+            ("egress", Egress.of(_of_type(documents, EgressPolicy), root)),
+            ("names", frozenset(names)),
+        ):
+            object.__setattr__(self, name, value)
 
     def decide_outbound(self, attempt: OutboundAttempt) -> Verdict:
         """May the source connect, and must it be encrypted?
 
         A destination that the registry does not know is denied in every mode: it lies inside the mesh's CIDRs, and
-        plaintext to what may turn out to be an enrolled workload is the leak that this program exists to prevent.
+        plaintext to what may turn out to be an enrolled workload is the leak that this program exists to prevent. Only
+        a LegacyException that names the address lets plaintext out to it.
         """
-        if (denial := _refuse_destination(attempt.destination)) is not None:
+        source, destination = attempt.source, attempt.destination
+        if (denial := refuse_destination(destination) or self.refuse_pending(source)) is not None:
             return denial
-        if attempt.destination_workload is None:
-            return Denial(
-                Reason.UNKNOWN_DESTINATION, f"no workload has the address {attempt.destination.address}"
-            )
-        return Permit(Transport.PLAINTEXT if self.mode is MtlsMode.DISABLE else Transport.MUTUAL_TLS)
+        facts = outbound_facts(attempt)
+        transport = self._outbound_transport(attempt, facts)
+        if isinstance(transport, Denial):
+            return transport
+        policies = self.egress.applicable(source)
+        allowed, name = allowed_by(policies, facts)
+        if not allowed:
+            return egress_denial(attempt, [policy for policy in policies if policy.allow is not None])
+        return Permit(transport.transport, _text(name), transport.exception)
+
+    def _outbound_transport(self, attempt: OutboundAttempt, facts: Facts) -> Permit | Denial:
+        """How it would travel; a denial when the only way is plaintext that this side has not agreed to."""
+        source, target = attempt.source, attempt.destination_workload
+        exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
+        if target is None:
+            if exception is not None:
+                return Permit(Transport.PLAINTEXT, exception=str(exception))
+            return unknown_destination(attempt)
+        mode = self.modes.at(target, attempt.destination.port)
+        if mode.mode is not MtlsMode.DISABLE:
+            return Permit(Transport.MUTUAL_TLS)
+        agreed, why = plaintext_consent(
+            self.egress.applicable(source), source, facts, mode, self.modes.mesh_wide()
+        )
+        if agreed:
+            return Permit(Transport.PLAINTEXT)
+        if exception is not None:
+            return Permit(Transport.PLAINTEXT, exception=str(exception))
+        return plaintext_egress_refused(why, mode)
 
     def decide_inbound(self, attempt: InboundAttempt) -> Verdict:
         """May what arrived reach the application?"""
+        workload = attempt.destination_workload
         if attempt.destination.port in RESERVED_PORTS:
-            return _reserved_port(attempt.destination)
+            return reserved_port(attempt.destination)
+        if (denial := self.refuse_pending(workload)) is not None:
+            return denial
+        mismatch = address_mismatch(attempt)
+        if mismatch and self.address_check is AddressCheck.REFUSE:
+            return Denial(Reason.SOURCE_ADDRESS_MISMATCH, mismatch)
+        facts = inbound_facts(attempt)
+        transport = self._inbound_transport(attempt, facts)
+        if isinstance(transport, Denial):
+            return transport
+        outcome = self.authorization.decide(workload, facts)
+        if outcome.permitted:
+            return Permit(
+                transport.transport, _text(outcome.by), transport.exception, mismatch, outcome.dry_run
+            )
+        return authorization_denial(attempt, outcome)
+
+    def _inbound_transport(self, attempt: InboundAttempt, facts: Facts) -> Permit | Denial:
+        """How it came; a denial when that is plaintext and neither the mode nor an exception takes that."""
         if attempt.source_identity is not None:
             return Permit(Transport.MUTUAL_TLS)
-        if self.mode is MtlsMode.STRICT:
-            return Denial(
-                Reason.PLAINTEXT_REFUSED,
-                f"{attempt.source_address} sent plaintext to {attempt.destination_workload.key}, whose mode is STRICT",
-            )
-        return Permit(Transport.PLAINTEXT)
+        workload = attempt.destination_workload
+        mode = self.modes.at(workload, attempt.destination.port)
+        if mode.mode is not MtlsMode.STRICT:
+            return Permit(Transport.PLAINTEXT)
+        exception = self.exceptions.covering(Direction.INBOUND, workload, facts, attempt.at)
+        if exception is not None:
+            return Permit(Transport.PLAINTEXT, exception=str(exception))
+        return plaintext_refused(attempt, mode)
+
+    def refuse_pending(self, workload: Workload) -> Denial | None:
+        """The denial when a policy that must be known before anything is decided for this workload is not."""
+        if self.pending:
+            return Denial(Reason.POLICY_PENDING, self.pending)
+        required = workload.labels.get(REQUIRED_POLICY_LABEL)
+        if required is None:
+            return None
+        name = PolicyName(workload.namespace, required, Kind.AUTHORIZATION_POLICY)
+        if name in self.names:
+            return None
+        return Denial(Reason.POLICY_PENDING, f"{workload.key} requires {name}, which is not there", str(name))
 
 
-def _refuse_destination(destination: Endpoint) -> Denial | None:
+def refuse_destination(destination: Endpoint) -> Denial | None:
     """The denial that the address or port alone deserves, whoever asks."""
     if destination.port in RESERVED_PORTS:
-        return _reserved_port(destination)
+        return reserved_port(destination)
     if destination.address.is_link_local:
         return Denial(Reason.LINK_LOCAL_DESTINATION, f"{destination.address} is link-local")
     return None
 
 
-def _reserved_port(destination: Endpoint) -> Denial:
+def reserved_port(destination: Endpoint) -> Denial:
+    """The denial of a port that is the proxy's own."""
     return Denial(
         Reason.RESERVED_PORT, f"port {destination.port} of {destination.address} is the proxy's own"
     )
+
+
+def unknown_destination(attempt: OutboundAttempt) -> Denial:
+    """The denial of an address that is nobody's."""
+    return Denial(Reason.UNKNOWN_DESTINATION, f"no workload has the address {attempt.destination.address}")
+
+
+def plaintext_egress_refused(why: str, mode: ModeDecision) -> Denial:
+    """The denial of plaintext by the source's own side."""
+    return Denial(Reason.PLAINTEXT_EGRESS_REFUSED, why, _text(mode.given_by))
+
+
+def egress_denial(attempt: OutboundAttempt, listing: list[EgressPolicy]) -> Denial:
+    """The denial of a destination that is on none of the allow lists."""
+    detail = f"{attempt.destination} is on no allow list of {attempt.source.key}"
+    return Denial(Reason.EGRESS_DENIED, detail, ", ".join(str(policy.head.name) for policy in listing))
+
+
+def plaintext_refused(attempt: InboundAttempt, mode: ModeDecision) -> Denial:
+    """The denial of plaintext by STRICT mode."""
+    detail = (
+        f"{attempt.source_address} sent plaintext to {attempt.destination_workload.key}, whose mode is STRICT"
+    )
+    return Denial(Reason.PLAINTEXT_REFUSED, detail, _text(mode.given_by))
+
+
+def authorization_denial(attempt: InboundAttempt, outcome: Outcome) -> Denial:
+    """The denial by AuthorizationPolicies."""
+    if outcome.by is None:
+        detail = f"no ALLOW policy of {attempt.destination_workload.key} matches {peer(attempt)}"
+        return Denial(Reason.NO_ALLOW_MATCHED, detail, dry_run=outcome.dry_run)
+    return Denial(
+        Reason.POLICY_DENIED,
+        f"{outcome.by} matches {peer(attempt)}",
+        str(outcome.by),
+        outcome.dry_run,
+    )
+
+
+def inbound_facts(attempt: InboundAttempt) -> Facts:
+    """What the patterns see of a connection that arrived."""
+    return Facts(attempt.source_address, attempt.destination, attempt.source_identity)
+
+
+def outbound_facts(attempt: OutboundAttempt) -> Facts:
+    """What the patterns see of a connection that leaves."""
+    source, target = attempt.source, attempt.destination_workload
+    return Facts(
+        source.addresses[0],
+        attempt.destination,
+        source.identity,
+        None if target is None else target.identity,
+    )
+
+
+def address_mismatch(attempt: InboundAttempt) -> str:
+    """What is wrong with the address that an identity came from; empty when the registry has no objection."""
+    holder, identity = attempt.address_holder, attempt.source_identity
+    if identity is None or holder is None or holder.identity == identity:
+        return ""
+    return f"{identity} came from {attempt.source_address}, which belongs to {holder.key} ({holder.identity})"
+
+
+def peer(attempt: InboundAttempt) -> str:
+    """Who connects, in a message."""
+    if attempt.source_identity is None:
+        return f"plaintext from {attempt.source_address}"
+    return f"{attempt.source_identity.principal} from {attempt.source_address}"
+
+
+def _of_type(documents: Iterable[Document], wanted: type[D]) -> tuple[D, ...]:
+    return tuple(document for document in documents if isinstance(document, wanted))
+
+
+def _text(name: PolicyName | None) -> str:
+    return "" if name is None else str(name)

@@ -43,6 +43,42 @@ class Reason(StrEnum):
         "plaintext_refused",
         "plaintext arrived at a workload in STRICT mode; enrol the source, or set mode PERMISSIVE",
     )
+    POLICY_DENIED = (
+        "policy_denied",
+        "a DENY policy matches the connection; 'interceptor explain' shows which of its rules, change it or the source",
+    )
+    NO_ALLOW_MATCHED = (
+        "no_allow_matched",
+        (
+            "the workload has ALLOW policies and none of them matches; add the source to one, "
+            "'interceptor explain' shows why each did not match"
+        ),
+    )
+    POLICY_PENDING = (
+        "policy_pending",
+        (
+            "a policy that must be there is not, so nobody knows what it would say; "
+            "see 'interceptor policies' for what is missing or wrong"
+        ),
+    )
+    EGRESS_DENIED = (
+        "egress_denied",
+        "no egress policy of the source allows the destination; add it to spec.allow of an EgressPolicy",
+    )
+    PLAINTEXT_EGRESS_REFUSED = (
+        "plaintext_egress_refused",
+        (
+            "the destination wants plaintext and the source's side has not agreed to send any there; "
+            "set the destination's mode to PERMISSIVE, or agree in an EgressPolicy or LegacyException"
+        ),
+    )
+    SOURCE_ADDRESS_MISMATCH = (
+        "source_address_mismatch",
+        (
+            "the peer proved one identity and connected from the address of a workload with another; check that the "
+            "address was not given to another workload, and that both nodes have the same registry"
+        ),
+    )
     # What this node could not establish about the connection.
     NO_ORIGINAL_DESTINATION = (
         "no_original_destination",
@@ -153,17 +189,27 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The connection may be made, in this way and no other."""
+    """The connection may be made, in this way and no other.
+
+    `policy` names the document that permitted it (none: nothing forbade it), `exception` the one that let plaintext
+    through; `note` is what was found odd, `dry_run` what policies in dry run would change.
+    """
 
     transport: Transport
+    policy: str = ""
+    exception: str = ""
+    note: str = ""
+    dry_run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """The connection must not be made; `detail` names the values that led to the reason."""
+    """The connection must not be made; `detail` names the values that led to the reason, `policy` the document."""
 
     reason: Reason
     detail: str = ""
+    policy: str = ""
+    dry_run: str = ""
 
 
 Verdict = Permit | Denial

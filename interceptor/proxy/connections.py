@@ -13,7 +13,7 @@ from interceptor.proxy.context import Refusal
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from interceptor.proxy.context import Recorder
     from interceptor.telemetry.connection_record import ConnectionRecord
@@ -60,7 +60,7 @@ class LiveConnections:
                 has_place = True
                 yield
             except Refusal as refusal:
-                record.decide(Denial(refusal.reason, refusal.detail))
+                record.decide(refusal.denial)
                 if not has_place:
                     raise
             except BaseException:
@@ -89,13 +89,20 @@ class LiveConnections:
         for scope in self._live.values():
             scope.cancel()
 
-    def close_denied(self, judge: Callable[[ConnectionRecord], Denial | None]) -> int:
+    def close_denied(
+        self,
+        judge: Callable[[ConnectionRecord], Denial | None],
+        among: Iterable[ConnectionRecord] | None = None,
+    ) -> int:
         """Reset every connection that `judge` denies now, and no other; returns how many.
+
+        `among` says which to look at; None means all of them.
 
         Of one that is not established yet, the record may lack what it is judged by: it is judged again by whoever
         establishes it.
         """
-        denied = {record: denial for record in self._live if (denial := judge(record)) is not None}
+        live = self._live if among is None else [record for record in among if record in self._live]
+        denied = {record: denial for record in live if (denial := judge(record)) is not None}
         for record, denial in denied.items():
             self._late.setdefault(record, denial)
             self._live[record].cancel()

@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 class Refusal(Exception):  # noqa: N818 - an outcome, not a fault
     """This connection ends here, for a reason that goes into its record."""
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    def __init__(self, reason: Reason, detail: str = "", *, denial: Denial | None = None) -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.detail = detail
+        self.denial = denial or Denial(reason, detail)
 
 
 _REASONS = {reason.value: reason for reason in Reason}
@@ -103,6 +104,10 @@ class WorkloadContext:
             opened_monotonic=trio.current_time(),
         )
 
+    def timestamp(self) -> float:
+        """The wall clock in Unix seconds: until when exceptions hold."""
+        return self.now().timestamp()
+
     async def find_workload(self, address: IPAddress) -> Workload | None:
         """Who has `address`; waits a bounded time for one that is not known yet."""
         found = self.registry.value.by_address(address)
@@ -161,5 +166,5 @@ def require_permit(verdict: Verdict, record: ConnectionRecord) -> Permit:
     """The permit that the next stage demands; Refusal when it is a denial."""
     record.decide(verdict)
     if isinstance(verdict, Denial):
-        raise Refusal(verdict.reason, verdict.detail)
+        raise Refusal(verdict.reason, verdict.detail, denial=verdict)
     return verdict

@@ -121,7 +121,15 @@ async def _reach_application(
         raise Refusal(Reason.AUTHORITY_MISMATCH, f"it asked for {request.target}, and reached {local}")
     assert record.source is not None
     identity = context.canonical(record.source_identity)
-    attempt = InboundAttempt(context.workload, request.target, record.source.address, identity)
+    address = record.source.address
+    attempt = InboundAttempt(
+        context.workload,
+        request.target,
+        address,
+        identity,
+        context.registry.value.by_address(address),
+        context.timestamp(),
+    )
     permit = require_permit(context.policy.value.decide_inbound(attempt), record)
     return await application.connect(permit, request.target, record.source.address, context)
 

@@ -29,7 +29,9 @@ async def handle(peer: socket.socket, context: WorkloadContext) -> None:
         with context.live.track(record):
             source = record.source = peer_endpoint(peer)
             destination = record.destination = local_endpoint(peer)
-            attempt = InboundAttempt(context.workload, destination, source.address, source_identity=None)
+            attempt = InboundAttempt(
+                context.workload, destination, source.address, source_identity=None, at=context.timestamp()
+            )
             permit = require_permit(context.policy.value.decide_inbound(attempt), record)
             upstream = await application.connect(permit, destination, source.address, context)
             cleanup.callback(abort_socket, upstream)

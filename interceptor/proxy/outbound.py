@@ -9,7 +9,7 @@ import trio
 
 from interceptor.errors import PeerRejected
 from interceptor.policy.policy_set import OutboundAttempt
-from interceptor.policy.verdict import Permit, Reason, Transport
+from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProtocolError
 from interceptor.proxy import dial
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
@@ -22,6 +22,7 @@ from interceptor.workload import Direction, Endpoint
 if TYPE_CHECKING:
     import socket
 
+    from interceptor.policy.verdict import Verdict
     from interceptor.proxy.context import WorkloadContext
     from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.transport.streams import ByteStream
@@ -45,16 +46,13 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
     with ExitStack() as cleanup:
         cleanup.callback(abort_socket, application)  # harmless once it is closed
         with context.live.track(record):
-            record.source = dial.peer_endpoint(application)
+            record.source = _as_others_see_it(dial.peer_endpoint(application), context)
             destination = context.original_destination(application)
             if destination is None:
                 raise Refusal(Reason.NO_ORIGINAL_DESTINATION)
             record.destination = destination
-            workload = await context.find_workload(destination.address)
-            record.destination_workload = workload
-            attempt = OutboundAttempt(context.workload, destination, workload)
-            permit = require_permit(context.policy.value.decide_outbound(attempt), record)
-            assert workload is not None, "a permit names its destination"
+            permit = require_permit(await _decide(destination, context, record), record)
+            workload = record.destination_workload
             stream, first_bytes = await _open(permit, destination, workload, context, record, cleanup)
             tune(application)
             context.recorder.opened(record)
@@ -65,10 +63,32 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             record.closed_by, record.close_kind = relay.closed_by, relay.close_kind
 
 
+async def _decide(destination: Endpoint, context: WorkloadContext, record: ConnectionRecord) -> Verdict:
+    """Ask policy; when that fails because nobody is known to have the address, wait for somebody, and ask again."""
+
+    def ask(workload: Workload | None) -> Verdict:
+        record.destination_workload = workload
+        attempt = OutboundAttempt(context.workload, destination, workload, context.timestamp())
+        return context.policy.value.decide_outbound(attempt)
+
+    verdict = ask(context.registry.value.by_address(destination.address))
+    if isinstance(verdict, Denial) and verdict.reason is Reason.UNKNOWN_DESTINATION:
+        return ask(await context.find_workload(destination.address))
+    return verdict
+
+
+def _as_others_see_it(source: Endpoint, context: WorkloadContext) -> Endpoint:
+    """The application's end with the workload's address: one that chose its port itself comes from that of loopback."""
+    workload = context.registry.value.get(context.workload.key) or context.workload
+    same_family = (a for a in workload.addresses if a.version == source.address.version)
+    own = next((a for a in same_family if not a.is_link_local), None)
+    return Endpoint(own, source.port) if source.address.is_loopback and own is not None else source
+
+
 async def _open(
     permit: Permit,
     destination: Endpoint,
-    workload: Workload,
+    workload: Workload | None,
     context: WorkloadContext,
     record: ConnectionRecord,
     cleanup: ExitStack,
@@ -79,6 +99,7 @@ async def _open(
     if permit.transport is Transport.PLAINTEXT:
         await dial.connect(upstream, destination, context.limits.connect_timeout)
         return PlainStream(upstream), b""
+    assert workload is not None, "whoever is reached by mutual TLS is known"
     contexts = await context.tls_contexts(record)
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)

@@ -52,6 +52,10 @@ class ConnectionRecord:
     verdict: Literal["permit", "denial"] | None = field(default=None, init=False)
     reason: Reason | None = field(default=None, init=False)
     detail: str = field(default="", init=False)
+    policy: str = field(default="", init=False)
+    exception: str = field(default="", init=False)
+    note: str = field(default="", init=False)
+    dry_run: str = field(default="", init=False)
     transport: Transport | None = field(default=None, init=False)
     tls_version: str | None = field(default=None, init=False)
     cipher: str | None = field(default=None, init=False)
@@ -69,9 +73,11 @@ class ConnectionRecord:
 
     def decide(self, verdict: Verdict) -> None:
         """Note what policy said; a later denial replaces the permit, and leaves the transport as it was."""
+        self.policy, self.dry_run = verdict.policy, verdict.dry_run
         if isinstance(verdict, Permit):
             self.verdict = "permit"
             self.transport = verdict.transport
+            self.exception, self.note = verdict.exception, verdict.note
         else:
             self.verdict = "denial"
             self.reason = verdict.reason
@@ -118,6 +124,10 @@ class ConnectionRecord:
             "verdict": self.verdict,
             "reason": _text(self.reason),
             "detail": self.detail,
+            "policy": self.policy or None,
+            "exception": self.exception or None,
+            "note": self.note or None,
+            "dry_run": self.dry_run or None,
             "connection_security_policy": self.transport.value if self.transport else "unknown",
             "tls_version": self.tls_version,
             "tls_cipher": self.cipher,

@@ -97,6 +97,12 @@ class Metrics:
         self._workloads = prometheus_client.Gauge(
             "interceptor_workloads", "Workloads enrolled on this node", registry=registry
         )
+        self._policy_documents = prometheus_client.Gauge(
+            "interceptor_policy_documents", "Policy documents in force", registry=registry
+        )
+        self._policies_refused = prometheus_client.Gauge(
+            "interceptor_policies_refused", "1 while the policy files cannot be used", registry=registry
+        )
         self._renewals = prometheus_client.Counter(
             "interceptor_certificate_renewals",
             "Attempts to renew a certificate",
@@ -142,6 +148,11 @@ class Metrics:
     def set_workloads(self, count: int) -> None:
         """How many workloads are enrolled on this node."""
         self._workloads.set(count)
+
+    def set_policies(self, documents: int, *, refused: bool) -> None:
+        """How many policy documents are in force, and whether the files say something that cannot be used."""
+        self._policy_documents.set(documents)
+        self._policies_refused.set(int(refused))
 
     def renewal(self, result: RenewalResult) -> None:
         """An attempt to renew a certificate has ended."""

@@ -8,10 +8,16 @@ first, which saves a failing system call for each message.
 from __future__ import annotations
 
 import os
+import select
 import socket
+import struct
+from contextlib import suppress
 from typing import Protocol
 
 import trio
+
+# struct linger (tcp(7)): on, for no time.
+_RESET, _NO_RESET = struct.pack("=ii", 1, 0), struct.pack("=ii", 0, 0)
 
 
 class StreamBroken(Exception):  # noqa: N818 - what happened, not whose fault
@@ -30,6 +36,9 @@ class ByteStream(Protocol):
     async def finish_sending(self) -> None:
         """Half-close: nothing more will be sent, what comes can still be read."""
 
+    async def wait_reset(self) -> None:
+        """Until the connection is over, after the other side has ended its sending; StreamBroken then."""
+
     def close(self) -> None:
         """Close after both directions ended."""
 
@@ -38,11 +47,16 @@ class ByteStream(Protocol):
 
 
 class PlainStream:
-    """A TCP socket as a ByteStream."""
+    """A TCP socket as a ByteStream.
+
+    Until `finish_sending`, closing it is a reset: also when the kernel does it, because this process died.  A stream
+    that was cut off must not look like one that ended; for TLS, that is in the protocol.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._drained = True
+        _set_linger(sock, _RESET)
 
     async def receive_into(self, buffer: memoryview) -> int:
         if self._drained:
@@ -73,10 +87,16 @@ class PlainStream:
     async def finish_sending(self) -> None:
         try:
             self._socket.shutdown(socket.SHUT_WR)
+            _set_linger(self._socket, _NO_RESET)  # what is still in the kernel's buffer is delivered
         except OSError as error:
             raise StreamBroken(os.strerror(error.errno or 0)) from error
 
+    async def wait_reset(self) -> None:
+        await wait_hung_up(self._socket)
+
     def close(self) -> None:
+        with suppress(OSError):  # closed already
+            _set_linger(self._socket, _NO_RESET)
         self._socket.close()
 
     def abort(self) -> None:
@@ -86,8 +106,28 @@ class PlainStream:
 def abort_socket(sock: socket.socket) -> None:
     """Close with a reset, so that the other side sees a failure and not an end (tcp(7), SO_LINGER)."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        _set_linger(sock, _RESET)
     except OSError:
         pass  # already closed, or never connected
     finally:
         sock.close()
+
+
+def _set_linger(sock: socket.socket, value: bytes) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+
+
+async def wait_hung_up(sock: socket.socket) -> None:
+    """Raise StreamBroken when a connection is reset, or given up by the kernel.
+
+    A socket whose peer has ended its sending is readable for ever: waiting for that
+    tells nothing any more.  What an epoll instance reports without being asked is
+    the rest (epoll_ctl(2): EPOLLHUP, EPOLLERR), and the instance can be waited for.
+    """
+    try:
+        with select.epoll(1) as hangups:
+            hangups.register(sock, 0)
+            await trio.lowlevel.wait_readable(hangups.fileno())
+    except OSError:
+        await trio.sleep_forever()  # no descriptor is left for it: the next that is sent will tell
+    raise StreamBroken("reset after its half-close")

@@ -25,7 +25,7 @@ from OpenSSL.crypto import X509
 from interceptor.errors import PeerRejected
 from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import ALPN_PROTOCOL
-from interceptor.transport.streams import StreamBroken, abort_socket
+from interceptor.transport.streams import StreamBroken, abort_socket, wait_hung_up
 
 if TYPE_CHECKING:
     import socket
@@ -266,6 +266,9 @@ class TlsStream:
                 raise _broken(error) from error
             else:
                 return
+
+    async def wait_reset(self) -> None:
+        await wait_hung_up(self._socket)
 
     def close(self) -> None:
         self._socket.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor import line_file
-from interceptor.agent import records
+from interceptor.agent import queued_file, records
 from interceptor.agent.records import RecordFile, Records
 from interceptor.config import RecordsConfig
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind, ConnectionRecord
@@ -101,7 +101,7 @@ def test_record_file_on_a_full_disk_keeps_no_half_line(
 
 
 def test_record_file_bounds_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_QUEUED", 2)
+    monkeypatch.setattr(queued_file, "MAX_QUEUED", 2)
     file = RecordFile(tmp_path / "records.jsonl", 100_000)
     for name in ("a", "b", "c"):
         file.append(finished(name))

@@ -24,6 +24,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.away: str | None = None
+        self.takes = 0.0
         self.tried: list[float] = []
         self.taken: list[float] = []
         self.confirmed = 0
@@ -37,6 +38,7 @@ class Desk:
 
     async def send(self, report: NodeReport) -> None:
         self.tried.append(trio.current_time())
+        await trio.sleep(self.takes)
         if self.away:
             raise AuthorityUnavailable(self.away)
         self.taken.append(trio.current_time())
@@ -84,3 +86,15 @@ async def test_report_that_was_not_taken_is_sent_again(desk: Desk, autojump_cloc
     await trio.sleep(EVERY_SECONDS * 1.3)
     assert desk.reporter.last_error is None
     assert desk.taken[1] <= 600 + EVERY_SECONDS * 1.3
+
+
+async def test_last_report_is_sent_and_waits_for_nobody(desk: Desk, autojump_clock: MockClock) -> None:
+    await trio.sleep(5)
+    await desk.reporter.send_last(2)
+    assert desk.taken == [0, 5]
+    desk.away = "nobody listens"
+    await desk.reporter.send_last(2)
+    desk.takes = 100.0
+    began = trio.current_time()
+    await desk.reporter.send_last(2)
+    assert trio.current_time() == began + 2

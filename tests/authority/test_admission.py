@@ -111,6 +111,18 @@ def test_window_that_is_full_refuses_until_old_requests_are_forgotten():
     window.admit("a", "3", later, later)
 
 
+def test_node_that_fills_its_share_of_the_window_is_refused_alone():
+    window = ReplayWindow(limit_of_node=2)
+    for nonce in "12":
+        window.admit("a", nonce, NOW, NOW)
+    with pytest.raises(Refused, match="more than 2 requests of a"):
+        window.admit("a", "3", NOW, NOW)
+    window.admit("b", "1", NOW, NOW)
+    later = NOW + timedelta(seconds=121)
+    window.admit("a", "3", later, later)
+    assert window._count == {"a": 1}
+
+
 def test_limiter_lets_a_burst_through_and_then_the_rate():
     limiter = RateLimiter(per_second=10, burst=3)
     for _ in range(3):

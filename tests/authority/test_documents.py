@@ -23,6 +23,7 @@ from interceptor.authority.refusal import Code
 from interceptor.errors import InvalidInput
 from interceptor.identity.revocation import RevocationList
 from interceptor.identity.trust_document import TrustDocument
+from interceptor.labels import Labels
 from interceptor.workload import Workload, WorkloadKey
 
 NONCE = "n" * 16
@@ -127,8 +128,10 @@ def test_lifetime_of_an_issue_request_is_in_seconds(documents):
 
 
 def test_registered_workload_is_the_workload_of_its_node(web):
-    workload = Workload(WorkloadKey("default", "web-1"), web, (ip_address("10.0.0.1"),), "a")
-    registered = RegisteredWorkload.of(workload, {"app": "x"})
+    workload = Workload(
+        WorkloadKey("default", "web-1"), web, (ip_address("10.0.0.1"),), "a", Labels({"app": "x"})
+    )
+    registered = RegisteredWorkload.of(workload, workload.labels)
     assert registered.workload(web.trust_domain) == workload
     assert registered.labels == {"app": "x"}
 

@@ -6,16 +6,22 @@ import contextlib
 import os
 import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from OpenSSL import SSL
 
-from interceptor.authority_service import ServerLimits
+from interceptor.authority_service import DeskLimits, ServerLimits
 from interceptor.authority_service.http import Waits
-from interceptor.errors import PeerRejected
+from interceptor.authority_service.routes import origin_of
+from interceptor.errors import AuthorityUnavailable, PeerRejected
+from interceptor.identity.authority import Authority
+from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.transport.streams import StreamBroken
+from interceptor.transport.tls import RECORD_BYTES
 from tests.authority_service.running import DEADLINE_SECONDS, Raw, Service, raw, request
 from tests.authority_service.test_api import svid_of
 
@@ -25,10 +31,10 @@ if TYPE_CHECKING:
 
     from interceptor.identity.svid import NodeSvid
 
-SHORT = Waits(idle_seconds=0.3, request_seconds=0.3)
+SHORT = Waits(idle_seconds=0.3, request_seconds=0.3, answer_seconds=0.3)
 LIMITS = ServerLimits(
     connections=12,
-    connections_of_one_address=10,
+    connections_of_one_origin=10,
     handshakes=4,
     handshake_seconds=0.3,
     nodes=SHORT,
@@ -134,6 +140,18 @@ async def test_announced_body_that_is_too_large_is_not_waited_for(service: Servi
         assert await code_of(client) == "request_too_large"
 
 
+async def test_refused_client_that_sends_on_is_not_reset_before_it_can_read_why(
+    service: Service, node: NodeSvid
+) -> None:
+    async with raw(service, node) as client:
+        body = bytes(1_000_000)
+        await client.send(request("POST", "/v1/issue", body)[: -len(body)])
+        assert await code_of(client) == "request_too_large"
+        await client.send(body)
+        with trio.fail_after(DEADLINE_SECONDS):
+            assert await client.stream.receive_into(memoryview(bytearray(RECORD_BYTES))) == 0
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -154,6 +172,14 @@ async def test_bytes_that_are_no_http_are_refused(service: Service, node: NodeSv
         assert await code_of(client) == "request_malformed"
         assert await client.receive_all() == b""
     assert await is_served(service)
+
+
+async def test_client_that_wants_to_close_is_let_go(service: Service, node: NodeSvid) -> None:
+    async with raw(service, node) as client:
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert (await client.receive_answer())[0] == 200
+        with trio.fail_after(DEADLINE_SECONDS):
+            assert await client.stream.receive_into(memoryview(bytearray(RECORD_BYTES))) == 0
 
 
 async def test_requests_one_behind_the_other_are_answered_in_order(service: Service, node: NodeSvid) -> None:
@@ -179,21 +205,23 @@ async def test_requests_one_behind_the_other_are_answered_in_order(service: Serv
     ids=["silent", "half-a-header", "half-a-body"],
 )
 async def test_client_that_does_not_go_on_is_sent_away(narrow: Service, begin: bytes) -> None:
-    async with raw(narrow, None) as client:
-        if begin:
-            await client.send(begin)
-        with trio.fail_after(3):
-            assert await client.receive_all() == b""
+    for shown in (None, (await narrow.joined("node-a")).svid):
+        async with raw(narrow, shown) as client:
+            if begin:
+                await client.send(begin)
+            with trio.fail_after(3):
+                assert await client.receive_all() == b""
 
 
 async def test_client_that_sends_a_byte_now_and_then_is_sent_away(narrow: Service) -> None:
-    async with raw(narrow, None) as client:
-        began_at = trio.current_time()
-        with suppress(StreamBroken):
-            for byte in request("GET", "/healthz", b"x" * 1000):
-                await client.send(bytes([byte]))
-                await trio.sleep(0.05)
-        assert trio.current_time() - began_at < 3
+    for shown in (None, (await narrow.joined("node-a")).svid):
+        async with raw(narrow, shown) as client:
+            began_at = trio.current_time()
+            with suppress(StreamBroken):
+                for byte in request("GET", "/healthz", b"x" * 1000):
+                    await client.send(bytes([byte]))
+                    await trio.sleep(0.05)
+            assert trio.current_time() - began_at < 3
 
 
 async def test_stranger_may_not_stay_by_asking_again_and_again(narrow: Service) -> None:
@@ -204,6 +232,17 @@ async def test_stranger_may_not_stay_by_asking_again_and_again(narrow: Service) 
                 await client.ask("GET", "/healthz")
                 await trio.sleep(0.1)
         assert trio.current_time() - began_at < 3
+
+
+async def test_client_that_does_not_take_its_answers_is_sent_away(narrow: Service) -> None:
+    client = await narrow.joined("node-a")
+    narrow.store.federate(Authority.create(TrustDomain("other.example"), narrow.clock()).trust_bundle)
+    question = request("GET", "/v1/trust")
+    async with raw(narrow, client.svid) as one:
+        with trio.fail_after(5), suppress(StreamBroken):
+            while True:  # until its answers fill both sides' buffers, and then it is reset
+                await one.stream.send_all(memoryview(question * 100))
+    assert await is_served(narrow)
 
 
 async def test_handshake_that_does_not_go_on_ends(narrow: Service) -> None:
@@ -226,7 +265,7 @@ async def test_connections_are_bounded_and_places_come_back(narrow: Service) -> 
                 refused += 1
             else:
                 served += 1
-        assert served <= LIMITS.connections_of_one_address
+        assert served <= LIMITS.connections_of_one_origin
         assert refused >= 5
     with trio.fail_after(DEADLINE_SECONDS):
         while True:
@@ -236,15 +275,19 @@ async def test_connections_are_bounded_and_places_come_back(narrow: Service) -> 
             await trio.sleep(0.05)
 
 
-async def test_handshakes_under_way_are_bounded(narrow: Service) -> None:
+async def test_handshakes_under_way_are_bounded(tmp_path: Path, nursery: trio.Nursery) -> None:
+    service = Service(tmp_path, options={"server_limits": ServerLimits(handshakes=4, handshake_seconds=60)})
+    await service.start(nursery)
     with contextlib.ExitStack() as stack:
-        half_open = [stack.enter_context(connected(narrow)) for _ in range(8)]
-        for sock in half_open:
-            with suppress(ConnectionError):
-                sock.sendall(b"\x16")
-        for sock in half_open:
-            assert await ends(sock)
-    assert await is_served(narrow)
+        for _ in range(4):
+            stack.enter_context(connected(service)).sendall(b"\x16")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        one_too_many = stack.enter_context(connected(service))
+        assert await ends(one_too_many)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert await is_served(service)
+    await service.stop()
+    service.close()
 
 
 # No TLS as we speak it.
@@ -294,3 +337,24 @@ async def test_flood_of_refusals_does_not_wash_the_audit_out(service: Service) -
                 await client.ask("GET", "/v1/trust")
             asked += 1
     assert sum(line["unwritten_before"] for line in lines) + len(lines) == asked
+
+
+async def test_joins_of_strangers_take_no_place_from_the_nodes(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """The window that remembers requests is one for nodes and another for those who want to be."""
+    service = Service(tmp_path, options={"desk_limits": DeskLimits(remembered_joins=2)})
+    await service.start(nursery)
+    client = await service.joined("node-a")
+    await service.joined("node-b")
+    with pytest.raises(AuthorityUnavailable, match=r"^rate_limited: .* or 2 of all, within two minutes"):
+        await service.joined("node-c")
+    await svid_of(client)
+    await service.stop()
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [("10.0.0.1", "10.0.0.1"), ("fd00::1:2:3:4:5", "fd00:0:0:1::/64"), ("::1", "::/64")],
+)
+def test_origin_is_what_one_host_may_have(address: str, origin: str) -> None:
+    assert origin_of(ip_address(address)) == origin

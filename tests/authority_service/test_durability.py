@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from interceptor.authority.admission import AllowPattern
+from interceptor.authority.refusal import Refused
 from interceptor.authority_client import AuthorityRefusal
 from interceptor.authority_service import EmbeddedAuthority, serve
-from interceptor.authority_service.audit import Audit
+from interceptor.authority_service.audit import Attempt, Audit
 from interceptor.authority_service.desk import AuthorityDesk
 from interceptor.errors import AuthorityError, AuthorityUnavailable, InterceptorError, StateError
+from interceptor.identity.authority import Authority
 from interceptor.identity.revocation import RevocationKind
 from interceptor.identity.signing_request import create_private_key, create_signing_request
+from interceptor.identity.spiffe_id import TrustDomain
+from tests.authority_service.forged import leaf
 from tests.authority_service.running import DEADLINE_SECONDS, WEB, Service, raw
 from tests.authority_service.test_api import report_of, svid_of, workload
 
@@ -183,6 +188,20 @@ async def test_service_that_cannot_renew_its_certificate_goes_on_with_the_old_on
     assert caplog.text.count("the service keeps its old certificate: authority_unavailable") == 1
 
 
+async def test_authority_serves_while_its_root_key_is_elsewhere(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    service = Service(tmp_path)
+    (key,) = (tmp_path / "authority" / "issuers").glob("*/root.key")
+    key.rename(tmp_path / "in-a-safe")
+    await service.start(nursery)
+    client = await service.joined("node-a")
+    await svid_of(client)
+    assert (await client.renew_node()).spiffe_id.name == "node-a"
+    await service.stop()
+    service.close()
+
+
 # The embedded one.
 
 
@@ -227,6 +246,43 @@ async def test_embedded_authority_tells_why_a_report_is_refused(
     with pytest.raises(AuthorityError, match=r"^request_malformed: .*node-b"):
         await embedded.report(report_of(client, service.clock(), workload("web", "node-b", "10.1.0.1")))
     assert service.audit("refused")[-1]["code"] == "request_malformed"
+
+
+async def test_embedded_authority_whose_own_certificate_has_ended_says_so(
+    service: Service, desk: AuthorityDesk
+) -> None:
+    service.clock.off = timedelta(days=366)
+    with pytest.raises(
+        AuthorityError, match=r"^authority_unavailable: the authority's own certificate expired at"
+    ):
+        await EmbeddedAuthority(desk, "here").sign(
+            create_signing_request(WEB, create_private_key()), WEB, HOUR
+        )
+
+
+async def test_embedded_authority_whose_database_cannot_be_read_says_so(
+    service: Service, desk: AuthorityDesk, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interceptor.authority_service.view.STALE_SECONDS", 0.0)
+    nursery.start_soon(desk.views.run)
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(
+        AuthorityError, match=r"^authority_unavailable: the authority cannot read its database"
+    ):
+        await EmbeddedAuthority(desk, "here").trust(None)
+
+
+async def test_node_of_a_federated_trust_domain_is_none_of_ours_whatever_the_handshake_said(
+    service: Service, desk: AuthorityDesk
+) -> None:
+    other = Authority.create(TrustDomain("other.example"), service.clock())
+    service.store.federate(other.trust_bundle)
+    await desk.views.look()
+    shown = leaf(other, "spiffe://other.example/node/node-a")
+    attempt = Attempt("GET /v1/trust", "somewhere")
+    with pytest.raises(Refused, match=r"^node_not_authorised: .* is no node of cluster\.local"):
+        desk.identify(attempt, (*shown.chain, other.root))
+    assert (attempt.node, attempt.is_proven) == ("spiffe://other.example/node/node-a", False)
 
 
 # A process of its own, killed.

@@ -265,8 +265,11 @@ async def test_chain_that_leads_nowhere_ends_the_handshake(service: Service, nod
 
 async def test_node_of_a_federated_trust_domain_is_no_node_of_ours(service: Service) -> None:
     other = Authority.create(TrustDomain("other.example"), service.clock())
+    client = await service.joined("node-b")
     service.store.federate(other.trust_bundle)
-    await trio.sleep(0.5)
+    assert client.document is not None
+    with trio.fail_after(5):
+        await client.trust(client.document.document_hash)
     assert await is_sent_away(service, leaf(other, "spiffe://other.example/node/node-a"))
 
 

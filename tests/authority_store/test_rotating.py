@@ -232,3 +232,18 @@ def test_root_whose_issuer_cannot_issue_is_not_activated(home, store):
     assert store.rotation_status() == before
     assert issues(store.issuer(NOW))
     store.rotate(Step.ABORT, NOW)
+
+
+def test_database_of_an_old_backup_costs_no_keys(home, store):
+    old = (home / "authority.db").read_bytes()
+    for number, step in enumerate(ROTATION):
+        confirm(store, NOW + number * DAY)
+        store.rotate(step, NOW + number * DAY - timedelta(seconds=1))
+    store.close()
+    new = (home / "authority.db").read_bytes()
+    (home / "authority.db").write_bytes(old)
+    with pytest.raises(StateError, match="the issuer in use"):
+        AuthorityStore.open(home, NOW)
+    (home / "authority.db").write_bytes(new)
+    with closing(AuthorityStore.open(home, NOW)) as again:
+        assert issues(again.issuer(NOW))

@@ -10,15 +10,18 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from interceptor.authority.reports import NodeReport
 from interceptor.authority.tokens import Token
 from interceptor.authority_store import AuthorityStore
+from interceptor.cli.ca import ca
 from tests.cli.test_errors import cli
 from tests.harness.process import CLI, read_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.harness.process import Result
@@ -84,6 +87,17 @@ def test_init_makes_an_authority_and_says_by_which_root_it_is_known(tmp_path: Pa
     assert (tmp_path / "deeper").stat().st_mode & 0o777 == 0o700
 
 
+def test_init_in_a_directory_that_others_may_look_into_is_no_fault(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    Authority(tmp_path / "authority").ok("init")
+    assert (tmp_path / "authority").stat().st_mode & 0o777 == 0o700
+
+
+def test_init_where_no_directory_can_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot make the directory" in Authority(tmp_path / "file" / "authority").refused("init")
+
+
 def test_init_takes_the_place_and_trust_domain_of_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"trustDomain: conf.example\npaths:\n  state: {tmp_path / 'state'}\n")
@@ -136,7 +150,7 @@ def test_status_shows_certificates_rotation_and_counts(authority: Authority) -> 
         1,
     )
     table = authority.ok("status")
-    assert "root          valid for 3649d" in table
+    assert "root          valid for 36" in table
     assert "nodes         1, and 1 tokens to join with" in table
 
 
@@ -379,3 +393,17 @@ def test_serve_without_an_authority_is_refused(tmp_path: Path) -> None:
 
 def test_serve_on_what_is_no_address_is_wrong_usage(authority: Authority) -> None:
     assert "is not an address and port" in authority.refused("serve", "--listen", "here", status=2)
+
+
+def every_command(group: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(group, click.Group):
+        for name, command in sorted(group.commands.items()):
+            yield from every_command(command, *path, name)
+
+
+@pytest.mark.parametrize("path", list(every_command(ca, "ca")), ids=" ".join)
+def test_help_of_every_command_has_examples_and_fits_the_line(path: tuple[str, ...]) -> None:
+    shown = cli(*path, "--help").check().stdout
+    assert f"interceptor {' '.join(path)}" in shown.partition("Examples:\n")[2]
+    assert max(map(len, shown.splitlines())) < 110

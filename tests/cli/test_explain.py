@@ -79,10 +79,12 @@ class TestPermitted:
             "source",
             "destination",
             "capture",
+            "mode",
             "outbound policy",
             "certificate",
             "certificate",
             "inbound capture",
+            "mode",
             "inbound policy",
             "application",
         ]

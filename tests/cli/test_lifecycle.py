@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from interceptor.cli.lifecycle import _lines_for_people, _why_it_ended
+from interceptor.cli.lifecycle import _lines_for_people, _what_it_waits_for, _why_it_ended
 from tests.harness.process import Journal, Program, is_alive
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ def test_agent_that_ended_without_a_word_leads_to_its_log(tmp_path: Path) -> Non
     assert _why_it_ended(["starting"], -9, tmp_path / "agent.log") == (
         f"the agent ended with status -9: see {tmp_path}/agent.log"
     )
+
+
+def test_agent_that_does_not_get_ready_says_what_it_waits_for() -> None:
+    status = {"waiting_for": ["no certificate for default/web"], "authority": {"last_error": "it went away"}}
+    assert _what_it_waits_for(status) == ", no certificate for default/web, it went away"
+    assert _what_it_waits_for({**status, "authority": {"last_error": None}, "waiting_for": []}) == ""
+    assert _what_it_waits_for(None) == ""
 
 
 class TestLifecycle:

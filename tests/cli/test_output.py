@@ -16,6 +16,7 @@ from interceptor.cli.context import Session
 from interceptor.cli.explain import explain
 from interceptor.cli.main import group
 from interceptor.cli.nouns import certificates, status, workloads
+from interceptor.cli.policy import policies
 
 LONG = "a-name-that-is-as-long-as-a-kubernetes-name-may-be-63-characters"[:63]
 
@@ -57,6 +58,7 @@ CERTIFICATE = {
     "state": "missing",
     "serial_number": None,
     "remaining_seconds": None,
+    "remaining_fraction": None,
     "renew_at": None,
     "issued": 0,
     "last_error": "the authority cannot issue",
@@ -69,11 +71,14 @@ STATUS = {
     "mode": "STRICT",
     "mesh_cidrs": ["10.215.0.0/16"],
     "started_at": "2026-01-02T03:04:05+00:00",
+    "authority": {"address": None, "trust_bundle_age_seconds": 1.5, "last_error": None},
     "authority_not_after": "2036-01-02T03:04:05+00:00",
     "metrics_address": "127.0.0.1:15020",
     "state": "ready",
     "waiting_for": [],
     "problems": [],
+    "policies": 1,
+    "policy_warnings": ["LegacyException shop/old: ends at 2026-02-01, ops should see to it"],
     "workloads": 2,
     "degraded_workloads": [],
     "connections_open": 0,
@@ -86,6 +91,33 @@ EXPLANATION = {
     "transport": None,
     "reason": "unknown_destination",
     "steps": [{"step": "outbound policy", "ok": False, "evidence": "no " * 80}],
+}
+
+
+POLICIES = {
+    "directory": "/etc/interceptor/policies",
+    "state": "ready",
+    "error": None,
+    "loaded_at": "2026-01-02T03:04:05+00:00",
+    "root_namespace": "istio-system",
+    "mode": "STRICT",
+    "warnings": ["AuthorizationPolicy shop/a: x/y matches no enrolled workload"],
+    "documents": [
+        {
+            "kind": "LegacyException",
+            "namespace": LONG,
+            "name": LONG,
+            "selector": "app=web",
+            "file": "/etc/interceptor/policies/a.yaml",
+            "line": 1,
+            "effect": "plaintext inbound until 2026-02-01",
+            "workloads": 2,
+            "reason": "speaks no TLS",
+            "owner": "ops",
+            "expires": "2026-02-01T00:00:00+00:00",
+            "used": 3,
+        }
+    ],
 }
 
 
@@ -114,8 +146,9 @@ def invoke(command: Any, answer: object, *arguments: str) -> Result:
         (certificates, [CERTIFICATE], ()),
         (status, STATUS, ()),
         (explain, EXPLANATION, ("client", "10.215.0.2:80")),
+        (policies, POLICIES, ()),
     ],
-    ids=["workloads", "connections", "certificates", "status", "explain"],
+    ids=["workloads", "connections", "certificates", "status", "explain", "policies"],
 )
 class TestEveryNoun:
     def test_json_is_the_whole_answer(self, command: Any, answer: object, arguments: tuple[str, ...]) -> None:
@@ -142,12 +175,63 @@ def test_empty_list_is_said_in_words_and_is_a_list_in_json(command: Any) -> None
     assert json.loads(invoke(command, [], "-o", "json").stdout) == []
 
 
+@pytest.mark.parametrize(
+    ("state", "kept"), [("refused", "those above stay in force"), ("pending", "everything is denied")]
+)
+def test_policies_that_were_refused_are_said_and_fail(state: str, kept: str) -> None:
+    result = invoke(policies, {**POLICIES, "state": state, "error": "a.yaml:1:1: broken"})
+    assert result.exit_code == 1
+    assert f"refused, {kept}: a.yaml:1:1: broken" in result.stdout
+
+
+def test_no_policies_are_said_in_words() -> None:
+    assert "mode STRICT is all that holds" in invoke(policies, {**POLICIES, "documents": []}).stdout
+
+
+def test_explain_takes_two_ends_or_a_connection() -> None:
+    session = Answering(EXPLANATION)
+    CliRunner().invoke(explain, ("--connection", "c1"), obj=session, catch_exceptions=False)
+    assert session.asked == {"command": "explain", "connection": "c1"}
+    for wrong in ((), ("a",), ("a", "b:1", "--connection", "c1")):
+        assert CliRunner().invoke(explain, wrong, obj=session).exit_code == 2
+
+
 def test_problem_of_a_workload_is_below_the_table() -> None:
     assert f"{LONG}/{LONG}: it has no certificate" in invoke(workloads, [WORKLOAD]).stdout
 
 
 def test_failed_renewal_is_below_the_table() -> None:
     assert "the last renewal failed: the authority cannot issue" in invoke(certificates, [CERTIFICATE]).stdout
+
+
+def test_certificate_that_is_late_has_the_colour_of_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "is_colourful", lambda: True)
+    late = {**CERTIFICATE, "state": "late", "remaining_seconds": 3600, "remaining_fraction": 0.2}
+    result = CliRunner().invoke(certificates, [], obj=Answering([late]), color=True)
+    assert "\x1b[33mlate" in result.stdout
+    assert " 20% " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("authority", "ends", "shown"),
+    [
+        (
+            {"address": "192.0.2.1:15012", "trust_bundle_age_seconds": 90.0, "last_error": "it went away"},
+            None,
+            "authority    at 192.0.2.1:15012, heard from 1m 30s ago; it went away",
+        ),
+        (
+            {"address": None, "trust_bundle_age_seconds": None, "last_error": None},
+            None,
+            "authority    embedded",
+        ),
+    ],
+)
+def test_status_says_where_the_authority_is_and_whether_it_answers(
+    authority: dict[str, object], ends: str | None, shown: str
+) -> None:
+    answer = {**STATUS, "authority": authority, "authority_not_after": ends}
+    assert shown in invoke(status, answer).stdout.splitlines()
 
 
 def test_connection_of_somebody_unknown_shows_the_address() -> None:
@@ -219,6 +303,6 @@ def test_help_of_every_command_has_examples_and_fits_the_line(name: str) -> None
 
 @pytest.mark.parametrize("name", sorted(group.commands))
 def test_command_that_prints_data_offers_formats(name: str) -> None:
-    prints_data = {"doctor", "workloads", "connections", "certificates", "status", "explain"}
+    prints_data = {"doctor", "workloads", "connections", "certificates", "status", "explain", "policies"}
     options = {option for parameter in group.commands[name].params for option in parameter.opts}
     assert ("--output" in options) == (name in prints_data)

@@ -82,11 +82,13 @@ def test_every_reason_is_explained_in_one_sentence() -> None:
 
 
 def test_label_that_is_removed_or_added_changes_the_standing_of_running_pods() -> None:
-    cluster = cluster_of(namespaces=[namespace("shop")], pods=[pod("shop/web", "10.0.0.1")])
+    web = pod("shop/web", "10.0.0.1", labels={"app": "web"})
+    cluster = cluster_of(namespaces=[namespace("shop")], pods=[web])
     assert workloads_by_uid(cluster, DOMAIN) == {}
     cluster = cluster.apply(changed(Kind.NAMESPACE, namespace("shop", version=101, labels=MESH)))
     found = workloads_by_uid(cluster, DOMAIN)["uid-web"]
     assert (str(found.key), found.addresses, found.node) == ("shop/web", (ADDRESS,), "node-1")
+    assert dict(found.labels) == {"app": "web"}
     cluster = cluster.apply(changed(Kind.NAMESPACE, namespace("shop", version=102)))
     assert workloads_by_uid(cluster, DOMAIN) == {}
 

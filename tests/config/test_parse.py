@@ -14,12 +14,14 @@ from interceptor.config import (
     Config,
     LimitsConfig,
     PathsConfig,
+    PolicyConfig,
     RecordsConfig,
     parse_config,
 )
 from interceptor.errors import ConfigError
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.policy_set import AddressCheck
 from interceptor.workload import Endpoint
 
 DEFAULTS = Config(node="host-1")
@@ -39,6 +41,11 @@ paths:
   cgroup: /sys/fs/cgroup/unified
   kernelHeaders: /usr/src/linux
   records: /srv/records.jsonl
+  policies: /srv/policies
+  audit: /srv/audit.jsonl
+policy:
+  rootNamespace: mesh-config
+  addressMismatch: FLAG
 limits:
   unknownDestinationWait: 0s
   handshakeTimeout: 100ms
@@ -63,12 +70,15 @@ FULL = Config(
         bpf_dir=Path("/sys/fs/bpf/other"),
         cgroup=Path("/sys/fs/cgroup/unified"),
         kernel_headers=Path("/usr/src/linux"),
+        policies=Path("/srv/policies"),
+        audit=Path("/srv/audit.jsonl"),
     ),
     limits=LimitsConfig(
         timedelta(0), timedelta(milliseconds=100), timedelta(minutes=5), 5, 6, timedelta(hours=12)
     ),
     records=RecordsConfig(Path("/srv/records.jsonl"), 65536),
     metrics_address=Endpoint.parse("[::1]:9000"),
+    policy=PolicyConfig("mesh-config", AddressCheck.FLAG),
     authority_address=Endpoint.parse("192.0.2.1:15012"),
 )
 
@@ -104,6 +114,7 @@ def test_config_with_every_key_sets_everything() -> None:
 
 def test_config_records_follow_the_state_directory() -> None:
     assert parse("paths: {state: /srv/a}\n").records.path == Path("/srv/a/connections.jsonl")
+    assert parse("paths: {state: /srv/a}\n").paths.audit == Path("/srv/a/audit.jsonl")
 
 
 @pytest.mark.parametrize("config", [DEFAULTS, FULL])
@@ -124,6 +135,14 @@ def test_config_printed_as_yaml_parses_to_itself(config: Config) -> None:
         ("node: {a: 1}\n", "config.yaml:1: unknown key 'node.a', did you mean"),
         ("bridge: mesh0\n", "config.yaml:1: bridge: expected keys inside it"),
         ("bridge: [mesh0]\n", "config.yaml:1: bridge: expected keys inside it"),
+        (
+            "policy: {addressMismatch: refuse}\n",
+            "config.yaml:1: policy.addressMismatch: 'refuse' is neither REFUSE nor FLAG",
+        ),
+        (
+            "policy: {rootNamespace: A}\n",
+            "config.yaml:1: policy.rootNamespace: namespace 'A' is not a valid name",
+        ),
         ("mode: strict\n", "config.yaml:1: mode: 'strict' is not a mode, use STRICT, PERMISSIVE or DISABLE"),
         ("mode: {}\n", "config.yaml:1: mode: expected a single value"),
         ("mode: [STRICT]\n", "config.yaml:1: mode: expected a single value"),

@@ -241,3 +241,45 @@ async def test_status_is_forgotten_with_the_workload(autojump_clock: MockClock) 
         await world.keep_fresh()
     assert world.credentials.status(WORKLOAD.key) is None
     assert "PRIVATE" not in repr(world.published)
+
+
+async def test_what_is_missing_or_past_three_quarters_of_its_life_is_late(
+    start: Callable[..., Awaitable[World]], autojump_clock: MockClock
+) -> None:
+    world = await start(failing="not yet")
+    assert world.credentials.late() == 1
+    assert list(world.credentials.svids()) == []
+    world.failing = None
+    await trio.sleep(2)
+    assert world.credentials.late() == 0
+    world.failing = "the authority is on holiday"
+    await trio.sleep(0.76 * 86400)
+    assert world.credentials.late() == 1
+
+
+async def test_failed_renewals_are_tried_again_when_the_authority_is_back(
+    start: Callable[..., Awaitable[World]], autojump_clock: MockClock
+) -> None:
+    world = await start()
+    world.failing = "the authority is on holiday"
+    await trio.sleep(0.7 * 86400)
+    world.failing = None
+    world.credentials.try_again(timedelta(seconds=1))
+    await trio.sleep(1.1)
+    assert len(world.published) == 2
+    world.credentials.try_again(timedelta(seconds=1))
+    await trio.sleep(10)
+    assert len(world.published) == 2
+
+
+async def test_only_those_that_are_meant_are_brought_forward(
+    start: Callable[..., Awaitable[World]], autojump_clock: MockClock
+) -> None:
+    world = await start()
+    first = world.svid_in_use()
+    assert world.credentials.bring_forward(lambda svid: svid is not first, timedelta(0)) == 0
+    await trio.sleep(1)
+    assert world.svid_in_use() is first
+    assert world.credentials.bring_forward(lambda svid: svid is first, timedelta(0)) == 1
+    await trio.sleep(1)
+    assert world.svid_in_use() is not first

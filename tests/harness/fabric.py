@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from interceptor.kernel import netns as kernel_netns
+from interceptor.kernel.keyring import Keyring
 from tests.harness import slot as slots
 from tests.harness.node import Node
 from tests.harness.process import Program, run
@@ -50,7 +51,11 @@ class FabricNode(Node):
         return self._path
 
     def command(self) -> list[str]:
-        return [*self._inside_cgroup(), "nsenter", f"--net={self._path}", "--", *super().command()]
+        return self.enter(super().command())
+
+    def enter(self, command: Sequence[str | Path]) -> list[str]:
+        """The command line that runs `command` on this node, outside of its workloads."""
+        return [*self._inside_cgroup(), "nsenter", f"--net={self._path}", "--", *map(str, command)]
 
     def workload(self, name: str, **options: Any) -> Workload:
         made = super().workload(name, **options)
@@ -60,6 +65,8 @@ class FabricNode(Node):
     def close(self) -> None:
         try:
             super().close()
+            assert Keyring(f"interceptor node {self.state_dir}").load() is None, "`down` left the node's key"
+            assert not self.state_dir.exists(), f"`down` left {list(self.state_dir.iterdir())}"
         finally:
             self.netns.close()
             kernel_netns.remove_named(self._path)

@@ -17,7 +17,7 @@ from interceptor.kernel import netns as kernel_netns
 from interceptor.workload import WorkloadKey
 from tests.harness import slot as slots
 from tests.harness.namespace import EnrolledNamespace, Holder, Namespace, Workload
-from tests.harness.process import CLI, Result, is_alive, run, wait_until
+from tests.harness.process import CLI, Result, has_let_go, run, wait_until
 from tests.harness.record_reader import Record, RecordReader
 from tests.harness.wire import Wire
 
@@ -59,6 +59,7 @@ class Node(RecordReader):
         self.bpf_dir = slot.bpf_dir
         self.log_path = self.state_dir / "agent.log"
         super().__init__(self.state_dir / "connections.jsonl")
+        self.policies_dir = slot.directory / "policies"
         self.bridge = slot.name
         self.name = slot.name
         self.files = slot.directory / "files"  # for the programs of tests
@@ -81,6 +82,7 @@ class Node(RecordReader):
                     "state": str(self.state_dir),
                     "run": str(self.run_dir),
                     "bpf": str(self.bpf_dir),
+                    "policies": str(self.policies_dir),
                     **({"cgroup": str(slot.cgroup)} if slot.cgroup.exists() else {}),
                 },
                 # Records of a whole test fit into one file.
@@ -123,10 +125,10 @@ class Node(RecordReader):
         return self.cli("down", *options, timeout=150)
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """End the agent by a signal, and wait until it is gone; returns the pid that it had."""
+        """End the agent by a signal, and wait until its files are closed, too; returns the pid that it had."""
         pid = self.agent_pid
         os.kill(pid, number)
-        wait_until(lambda: not is_alive(pid), f"agent {pid} has ended after signal {number}")
+        wait_until(lambda: has_let_go(pid), f"agent {pid} has ended after signal {number}")
         return pid
 
     # The admin socket, for what need not go through the command line.
@@ -163,14 +165,22 @@ class Node(RecordReader):
     # Workloads and others.
 
     def workload(
-        self, name: str, *, service_account: str | None = None, namespace: str = "default"
+        self,
+        name: str,
+        *,
+        service_account: str | None = None,
+        namespace: str = "default",
+        labels: Mapping[str, str] | None = None,
     ) -> Workload:
         """A workload made by `interceptor run`; the service account has its name unless another is given.
 
         Run programs in it by `run` and `spawn`; it ends by `close`, at the latest with the node.
         """
         command = [*self.command(), "run", "--service-account", service_account or name]
-        command += ["--name", name, "--namespace", namespace, "--"]
+        command += ["--name", name, "--namespace", namespace]
+        for key, value in (labels or {}).items():
+            command += ["--label", f"{key}={value}"]
+        command += ["--"]
         holder = Holder(command, self.files / f"{namespace}.{name}.run.err", self.slot.journal)
         facts = next(w for w in self.workloads() if (w["namespace"], w["name"]) == (namespace, name))
         host_link = netlink.host_link_name(f"{self.name}/{WorkloadKey(namespace, name)}")

@@ -21,6 +21,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from interceptor.errors import EnrolmentError
 from interceptor.kernel import netns as kernel_netns
+from interceptor.kernel.keyring import Keyring
 from interceptor.kernel.mounts import find_cgroup2
 from tests.harness.process import CLI, Journal, run, wait_until
 
@@ -72,6 +73,7 @@ class Slot:
         config = self.directory / "config.yaml"
         if config.exists() and (self.bpf_dir.exists() or (self.directory / "run").exists()):
             run([CLI, "--config", config, "down"], timeout=60)
+        Keyring(f"interceptor node {self.directory / 'state'}").remove()
         _unmount_below(self.directory)
         _remove_links(self.name)
         if self.bpf_dir.is_dir():

@@ -38,6 +38,16 @@ def of_a_megabyte():
     return request("spiffe://cluster.local/ns/default/sa/web2", extra=[blob])
 
 
+def with_unused_bits_in_the_signature():
+    while True:  # a signature that ends with a zero bit, so that one bit less is the same number
+        good = request(WEB)
+        if good.signature[-1] % 2 == 0:
+            break
+    der = bytearray(good.public_bytes(Encoding.DER))
+    der[-len(good.signature) - 1] = 1
+    return x509.load_der_x509_csr(bytes(der))
+
+
 ATTACKS = {
     "two names": (lambda: request(WEB, "spiffe://cluster.local/ns/bank/sa/db"), "(2 in all)"),
     "the same name twice": (lambda: request(WEB, WEB), "(2 in all)"),
@@ -61,6 +71,7 @@ ATTACKS = {
     ),
     "another curve": (lambda: request(WEB, key=ec.generate_private_key(ec.SECP521R1())), "not ECDSA P-256"),
     "bad signature": (with_a_bad_signature, "it is not signed by its own key"),
+    "another encoding": (with_unused_bits_in_the_signature, "it is not signed by its own key"),
     "a megabyte of extensions": (of_a_megabyte, "sa/web2'"),
     "CA:TRUE": (
         lambda: request(WEB, extra=[x509.BasicConstraints(ca=True, path_length=None)]),

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interceptor.kernel import netns as kernel_netns
 from tests.harness.authority import PORT, Authority
 from tests.harness.fabric import Fabric, fabric_of
-from tests.harness.process import wait_until
+from tests.harness.process import run, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.harness.fabric import FabricNode
     from tests.harness.namespace import Workload
     from tests.harness.process import Program
+    from tests.harness.record_reader import Mark, Record
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
@@ -92,6 +94,7 @@ class Talk:
     """One program that talks; `failures` and `good` are known when it was stopped."""
 
     def __init__(self, kind: str, source: str, destination: str, program: Program) -> None:
+        self.kind, self.source = kind, source
         self.name = f"{kind} {source} to {destination}"
         self.has_victim = VICTIM in (source, destination)
         self.program = program
@@ -148,7 +151,7 @@ def test_rotations_an_outage_and_a_revocation_cost_only_the_connections_of_the_r
         for step in ("prepare", "distribute", "activate", "retire"):
             authority.rotate(step)
         assert authority.rotation()["active_root"] != old
-        assert all(len(node.status()["authority"]["trust_bundle"]) > 0 for node in mesh.nodes)
+        assert len({node.status()["authority"]["trust_bundle"] for node in mesh.nodes}) == 1
 
         # The intermediate, and, while certificates of the new one are on their way, an outage.
         before = mesh.certificates()
@@ -184,15 +187,22 @@ def test_rotations_an_outage_and_a_revocation_cost_only_the_connections_of_the_r
         assert talk.good > 20, talk.name
         if not talk.has_victim:
             assert talk.failures() == [], talk.name
+    for talk in talks:
+        if talk.kind == "short" and not talk.has_victim:
+            node = mesh.node_of[talk.source]
+            node.wait_for_records(_is_from(talk.source), talk.good, since=marks[node.name])
     _check_records(mesh, marks, victim)
 
 
-def _check_records(mesh: Mesh, marks: dict[str, object], victim: str) -> None:
-    wait_until(lambda: all(node.status()["connections_open"] == 0 for node in mesh.nodes), "all have ended")
-    time.sleep(0.3)
+def _is_from(source: str) -> Callable[[Record], bool]:
+    return lambda record: (record["direction"], record["source_workload"]) == ("outbound", source)
+
+
+def _check_records(mesh: Mesh, marks: dict[str, Mark], victim: str) -> None:
+    """What the agents wrote of it: nothing but the revoked one's connections was refused, or cut off."""
     reasons: dict[str, set[object]] = {}
     for node in mesh.nodes:
-        for record in node.records(marks[node.name]):  # type: ignore[arg-type]
+        for record in node.records(marks[node.name]):
             ends = (record["source_workload"], record["destination_workload"])
             if VICTIM in ends or victim in (record["source_identity"], record["destination_identity"]):
                 reasons.setdefault(node.name, set()).add(record["reason"])
@@ -226,7 +236,11 @@ def test_outage_longer_than_certificates_live_is_refused_with_the_reason_and_ove
     late = node.cli("status")
     assert late.status == 1
     assert "is past three quarters of its life and was not renewed: the authority" in late.stdout
+    assert _readiness(node).startswith(
+        "200 ready\nwarning: certificate of default/alpha is late: the authority"
+    )
     wait_until(lambda: states() == {"expired"}, "every certificate has expired", LIFETIME_SECONDS + 5)
+    assert _readiness(node).startswith("503 certificate of default/alpha is expired: the authority")
     mark = node.mark()
     assert _try_once(mesh, "alpha", "beta") != 0
     record = node.wait_for_record(lambda r: r["direction"] == "outbound", since=mark)
@@ -242,6 +256,78 @@ def test_outage_longer_than_certificates_live_is_refused_with_the_reason_and_ove
     assert _try_once(mesh, "alpha", "beta") == 0
     assert _try_once(mesh, "beta", "gamma") == 0
     assert time.monotonic() - back_at < 15
+
+
+@pytest.mark.timeout(60)
+def test_agent_that_was_killed_goes_on_without_a_token(mesh: Mesh) -> None:
+    node = mesh.node_of["alpha"]
+    identity = node.status()["authority"]["node_certificate"]["identity"]
+    assert identity == f"spiffe://cluster.local/node/{node.name}"
+    again = node.cli("up", "--join-token", "it1.some.token")
+    assert again.status == 1
+    assert "runs already" in again.stderr
+    node.kill()
+    node.up().check()
+    assert node.status()["authority"]["node_certificate"]["identity"] == identity
+    wait_until(lambda: " beta." in (node.run_dir / "hosts/default").read_text(), "the others are known again")
+    assert _try_once(mesh, "alpha", "beta") == 0
+    assert _try_once(mesh, "beta", "alpha") == 0
+
+
+def test_identity_that_a_node_may_not_have_is_refused_at_once_with_the_authoritys_word_for_it(
+    mesh: Mesh,
+) -> None:
+    node = mesh.node_of["beta"]
+    mesh.authority.cli("node", "allow", node.name, "--allow", "ns/default/sa/beta").check()
+    try:
+        refused = node.cli("run", "--service-account", "intruder", "--", "true")
+    finally:
+        mesh.authority.cli("node", "allow", node.name, "--allow", "ns/*/sa/*").check()
+    assert refused.status == 1
+    assert "identity_not_on_node: " in refused.stderr
+    assert f"{node.name} may not have spiffe://cluster.local/ns/default/sa/intruder" in refused.stderr
+    assert refused.seconds < 8
+    assert [workload["name"] for workload in node.workloads()] == ["beta"]
+
+
+def test_workload_of_another_node_is_explained_and_left_to_that_node(mesh: Mesh) -> None:
+    node, other = mesh.node_of["alpha"], mesh.node_of["beta"]
+    explained = node.cli("explain", "alpha", f"beta:{ECHO_PORT}").check().stdout
+    assert f"default/beta is on node {other.name}: what its proxy decides can be asked there" in explained
+    assert "permitted, by mutual TLS" in explained
+    asked_here = node.cli("explain", "beta", f"alpha:{ECHO_PORT}")
+    assert (asked_here.status, asked_here.stdout) == (1, "")
+    assert f"default/beta runs on node {other.name}: ask there" in asked_here.stderr
+    withdrawn = node.cli("withdraw", "beta")
+    assert withdrawn.status == 1
+    assert f"default/beta runs on node {other.name}: withdraw it there" in withdrawn.stderr
+
+
+def test_address_of_another_nodes_workload_is_nobodys_here(mesh: Mesh) -> None:
+    node, beta = mesh.node_of["alpha"], mesh.workloads["beta"]
+    path = node.directory / "netns" / "thief"
+    with kernel_netns.create_named(path):
+        try:
+            for command in (
+                "ip link add v0 type veth peer name v1",
+                "ip link set v0 up",
+                "ip link set v1 up",
+                f"ip address add {beta.ipv4}/24 dev v0",
+            ):
+                run(["nsenter", f"--net={path}", "--", *command.split()]).check()
+            refused = node.cli("enrol", "--netns", str(path), "--service-account", "thief")
+        finally:
+            kernel_netns.remove_named(path)
+    assert refused.status == 1
+    where = mesh.node_of["beta"].name
+    assert f"its address {beta.ipv4} belongs to default/beta on node {where}" in refused.stderr
+
+
+def _readiness(node: FabricNode) -> str:
+    """Status and text of the readiness that a service manager looks at."""
+    url = f"http://127.0.0.1:{node.slot.metrics_port}/ready"
+    answer = run(node.enter(["curl", "-sS", "-w", "%{stderr}%{http_code}", url])).check()
+    return f"{answer.stderr} {answer.stdout}"
 
 
 def _try_once(mesh: Mesh, source: str, destination: str) -> int:

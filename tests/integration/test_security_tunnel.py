@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from interceptor.identity.authority import Authority
+from tests.harness.process import wait_until
 from tests.harness.tcp import connected, serving
 from tests.integration.hostile import (
     HONEST,
@@ -152,6 +153,30 @@ def test_tunnel_with_a_bad_certificate_is_refused_with_the_reason(target: Target
     assert "\n" not in record["detail"]
 
 
+def test_tunnel_with_a_revoked_certificate_is_refused_and_others_of_its_identity_are_not(
+    target: Target,
+) -> None:
+    stolen = credential(target.authority, HONEST)
+    serial = f"{stolen.chain[0].serial_number:x}"
+    assert is_answered(target, stolen)
+    since = target.node.mark()
+    target.node.cli("ca", "revoke", serial, "--why", "laptop was stolen").check()
+    try:
+        wait_until(lambda: not is_answered(target, stolen), "the revocation is followed")
+        assert "laptop was stolen" in target.refusal("peer_revoked", since)["detail"]
+        assert is_answered(target, credential(target.authority, HONEST))
+    finally:
+        target.node.cli("ca", "unrevoke", serial).check()
+
+
+def is_answered(target: Target, shown: Credential) -> bool:
+    """Whether a tunnel with this certificate leads to the application."""
+    with contextlib.suppress(SSL.Error), tunnel(target.outsider, target.workload.ipv4, shown) as client:
+        client.send(connect_request(f"{target.workload.ipv4}:{APPLICATION_PORT}"))
+        return client.receive().endswith(b"the treasure")
+    return False
+
+
 def test_tunnel_with_an_honest_certificate_works(target: Target) -> None:
     """Or all the refusals above could have another cause."""
     shown = credential(target.authority, HONEST)
@@ -255,7 +280,8 @@ def test_bytes_that_are_no_tls_are_refused(target: Target, garbage: bytes) -> No
         target.outsider.connect((target.workload.ipv4, 15008)) as sock,
     ):
         sock.sendall(garbage)
-        sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # ENOTCONN, which is no ConnectionError, when it was reset already
+            sock.shutdown(socket.SHUT_WR)
         while sock.recv(65536):
             pass
     target.refusal("handshake_failed", since)
@@ -273,8 +299,11 @@ def test_proxy_ports_are_of_no_use_from_inside(target: Target, port: int) -> Non
     with target.guarded() as since:
         for address in ("127.0.0.1", "::1"):
             assert _answer(target.workload, address, port) == b""
+        # To the outbound listener it is a connection of the workload like any other, from the workload's own address.
+        own = (target.workload.ipv4, target.workload.ipv6) if port == 15001 else ("127.0.0.1", "::1")
+        starts = (f"{own[0]}:", f"[{own[1]}]:")
         records = target.node.wait_for_records(
-            lambda r: str(r["source_address"]).startswith(("127.0.0.1:", "[::1]:")), 2, since=since
+            lambda r: str(r["source_address"]).startswith(starts), 2, since=since
         )
         assert _answer(target.workload, target.workload.ipv4, port) == b""  # nobody listens on that
     reasons = {15001: "no_original_destination", 15006: "reserved_port", 15008: "handshake_failed"}

@@ -16,7 +16,7 @@ import trio
 
 from interceptor.enrolment.registry import Registry
 from interceptor.policy.peer_authentication import MtlsMode
-from interceptor.policy.policy_set import PolicySet
+from interceptor.policy.policy_set import AddressCheck, PolicySet
 from interceptor.proxy.connections import HandshakeLimit, LiveConnections
 from interceptor.proxy.context import Limits, WorkloadContext
 from interceptor.proxy.snapshot import Snapshot
@@ -147,7 +147,8 @@ class Mesh:
 
     def __init__(self, mode: MtlsMode = MtlsMode.STRICT, *, ipv6: bool = False) -> None:
         self.bundles = certificates.bundles()
-        self.policy = Snapshot(PolicySet(mode))
+        # Everybody is on loopback here and connects from any of its addresses, also from another one's.
+        self.policy = Snapshot(PolicySet(mode, address_check=AddressCheck.FLAG))
         self.aim: Endpoint | None = None
         # IPv6 has one loopback address only: there, both connect from it.
         local = (IPV6_ADDRESS, IPV6_ADDRESS) if ipv6 else (SOURCE_ADDRESS, DESTINATION_ADDRESS)

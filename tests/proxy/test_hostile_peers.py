@@ -17,7 +17,7 @@ from interceptor.transport.streams import StreamBroken
 from interceptor.transport.tls import tls_contexts
 from interceptor.workload import Endpoint
 from tests.proxy import certificates
-from tests.proxy.certificates import Proof, forge, svid, tls_context
+from tests.proxy.certificates import Proof, forge, new_svid, svid, tls_context
 from tests.proxy.mesh import DESTINATION_ADDRESS, Mesh, is_reset
 from tests.proxy.peers import receive_until_end, request, send, serve_tunnels, tunnel_client
 
@@ -126,11 +126,13 @@ async def test_server_that_was_revoked_is_refused(
 
 
 async def test_client_of_a_revoked_intermediate_is_refused(mesh: Mesh, nursery: trio.Nursery) -> None:
-    serial = f"{certificates.authority().intermediate.serial_number:x}"
-    revoke(
-        mesh.destination,
-        Revocation(RevocationKind.SERIAL, serial, certificates.now(), "the authority was broken into"),
-    )
+    """The destination has a certificate of the next intermediate already."""
+    issuer = certificates.authority()
+    serial = f"{issuer.intermediate.serial_number:x}"
+    why = Revocation(RevocationKind.SERIAL, serial, certificates.now(), "the authority was broken into")
+    renewed = new_svid(certificates.identity("b"), issuer.with_renewed_intermediate(certificates.now()))
+    bundles = TrustBundles(certificates.bundles().bundles, revoked=RevocationList((why,)))
+    mesh.destination.change(tls=Snapshot(tls_contexts(renewed, bundles)))
     record = await record_of_inbound(mesh, nursery, Proof.of(svid("a")))
     assert record.reason == Reason.PEER_REVOKED
 

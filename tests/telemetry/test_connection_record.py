@@ -30,6 +30,10 @@ KEYS = [
     "verdict",
     "reason",
     "detail",
+    "policy",
+    "exception",
+    "note",
+    "dry_run",
     "connection_security_policy",
     "tls_version",
     "tls_cipher",
@@ -78,7 +82,7 @@ def test_record_with_all_facts_shows_them() -> None:
     full.source_identity = WEB
     full.destination_workload = DATABASE
     full.destination_identity = DATABASE.identity
-    full.decide(Permit(Transport.MUTUAL_TLS))
+    full.decide(Permit(Transport.MUTUAL_TLS, "AuthorizationPolicy shop/a"))
     full.tls_version, full.cipher, full.key_exchange = "TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519"
     full.peer_serials = ("1f", "2a")
     full.bytes_sent, full.bytes_received = 10, 20
@@ -106,6 +110,10 @@ def test_record_with_all_facts_shows_them() -> None:
         "verdict": "permit",
         "reason": None,
         "detail": "",
+        "policy": "AuthorizationPolicy shop/a",
+        "exception": None,
+        "note": None,
+        "dry_run": None,
         "connection_security_policy": "mutual_tls",
         "tls_version": "TLSv1.3",
         "tls_cipher": "TLS_AES_128_GCM_SHA256",

@@ -53,6 +53,8 @@ def test_metrics_page_has_every_metric_before_anything_happened() -> None:
         "istio_tcp_sent_bytes_total",
         "istio_tcp_received_bytes_total",
         "interceptor_connection_denials_total",
+        "interceptor_policies_refused",
+        "interceptor_policy_documents",
         "interceptor_workloads",
         "interceptor_certificate_not_after_seconds",
         "interceptor_certificate_last_renewal_seconds",
@@ -230,6 +232,9 @@ def test_metrics_simple_ones_have_their_values() -> None:
     metrics.renewal("failure")
     metrics.handshake("server", 0.003)
     assert page(metrics, "interceptor_workloads") == [3]
+    metrics.set_policies(7, refused=True)
+    assert page(metrics, "interceptor_policy_documents") == [7]
+    assert page(metrics, "interceptor_policies_refused") == [1]
     assert page(metrics, "interceptor_certificate_renewals_total", result="failure") == [2]
     assert page(metrics, "interceptor_tls_handshake_seconds_bucket", side="server", le="0.002") == [0]
     assert page(metrics, "interceptor_tls_handshake_seconds_bucket", side="server", le="0.005") == [1]

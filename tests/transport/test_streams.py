@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -121,3 +122,26 @@ async def test_close_is_a_clean_end_and_an_abort_after_it_changes_nothing(pair: 
     ours.close()
     ours.abort()
     assert theirs.recv(1) == b""
+
+
+def die(ours: PlainStream) -> None:
+    """What the kernel does with a socket of a process that was killed."""
+    os.close(ours._socket.detach())
+
+
+async def test_stream_of_a_process_that_died_is_reset_and_does_not_end(pair: Pair) -> None:
+    ours, theirs = pair
+    await ours.send_all(memoryview(b"a part"))
+    assert theirs.recv(10) == b"a part"
+    die(ours)
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(10)
+
+
+async def test_stream_that_was_finished_ends_even_when_the_process_dies(pair: Pair) -> None:
+    ours, theirs = pair
+    await ours.send_all(memoryview(b"the whole"))
+    await ours.finish_sending()
+    die(ours)
+    assert theirs.recv(10) == b"the whole"
+    assert theirs.recv(10) == b""

@@ -56,7 +56,13 @@ def revoke(store: AuthorityStore, target: str, why: str) -> None:
 @click.argument("target", metavar="IDENTITY|SERIAL")
 @with_store
 def unrevoke(store: AuthorityStore, target: str) -> None:
-    """Take a revocation back."""
+    """Take a revocation back.
+
+    \b
+    Examples:
+      sudo interceptor ca unrevoke spiffe://cluster.local/ns/shop/sa/web
+      sudo interceptor ca unrevoke 5f3a09c1
+    """
     kind, value = revocation_target(target)
     store.unrevoke(value)
     click.echo(f"{kind} {value} is not revoked any more")
@@ -66,7 +72,13 @@ def unrevoke(store: AuthorityStore, target: str) -> None:
 @output_option
 @with_store
 def revocations(store: AuthorityStore, output: str) -> None:
-    """List what is revoked, since when and why."""
+    """List what is revoked, since when and why.
+
+    \b
+    Examples:
+      sudo interceptor ca revocations
+      sudo interceptor ca revocations -o json
+    """
     rows = [
         {
             "kind": entry.kind.value,
@@ -95,7 +107,7 @@ def federate(store: AuthorityStore, file: Path, trust_domain: str | None) -> Non
     that it had before: repeat this when the other side rotates.
 
     \b
-    Example:
+    Examples:
       sudo interceptor ca federate other.example.pem
     """
     data = _read(file)
@@ -108,7 +120,12 @@ def federate(store: AuthorityStore, file: Path, trust_domain: str | None) -> Non
 @click.argument("trust_domain")
 @with_store
 def unfederate(store: AuthorityStore, trust_domain: str) -> None:
-    """Stop believing in another trust domain."""
+    """Stop believing in another trust domain.
+
+    \b
+    Examples:
+      sudo interceptor ca unfederate other.example
+    """
     store.unfederate(TrustDomain.parse(trust_domain))
     click.echo(f"identities of {trust_domain} are not believed any more")
 
@@ -122,7 +139,7 @@ def alias(store: AuthorityStore, trust_domain: str) -> None:
     They are believed by that domain's roots if it is federated, else by our own.
 
     \b
-    Example:
+    Examples:
       sudo interceptor ca alias old.example
     """
     domain = TrustDomain.parse(trust_domain)
@@ -134,7 +151,12 @@ def alias(store: AuthorityStore, trust_domain: str) -> None:
 @click.argument("trust_domain")
 @with_store
 def unalias(store: AuthorityStore, trust_domain: str) -> None:
-    """Take an alias back."""
+    """Take an alias back.
+
+    \b
+    Examples:
+      sudo interceptor ca unalias old.example
+    """
     domain = TrustDomain.parse(trust_domain)
     aliases = store.trust_document().aliases
     if domain not in aliases:

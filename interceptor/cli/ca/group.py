@@ -27,10 +27,11 @@ def ca() -> None:
     agent: changes reach the nodes within seconds.
 
     \b
-    A mesh of several machines:
-      sudo interceptor ca init                                     on the authority's machine
+    Examples:
+      sudo interceptor ca init
       sudo interceptor ca serve --listen 10.0.0.1:15012
-      sudo interceptor ca token create --node b --allow 'ns/*/sa/*'  prints what to run on b
+      sudo interceptor ca token create --node b --allow 'ns/*/sa/*'   prints what to run on b
+      sudo interceptor ca rotate status
     """
 
 

@@ -47,7 +47,13 @@ ALLOW = click.option(
 
 @click.group()
 def token() -> None:
-    """Make and list the tokens with which nodes join."""
+    """Make and list the tokens with which nodes join.
+
+    \b
+    Examples:
+      sudo interceptor ca token create --node node-b --allow 'ns/*/sa/*'
+      sudo interceptor ca token list
+    """
 
 
 @token.command("create")
@@ -89,7 +95,13 @@ def create(store: AuthorityStore, name: str, ttl: str, patterns: tuple[str, ...]
 @output_option
 @with_store
 def list_tokens(store: AuthorityStore, output: str) -> None:
-    """List the tokens of the last month: unused, used or expired. No secret is shown."""
+    """List the tokens of the last month: unused, used or expired. No secret is shown.
+
+    \b
+    Examples:
+      sudo interceptor ca token list
+      sudo interceptor ca token list -o json
+    """
     rows = [_token_row(record) for record in store.tokens()]
     if output == "table":
         print_table(TOKENS, rows, "there is no token: see 'interceptor ca token create --help'")
@@ -101,7 +113,16 @@ def list_tokens(store: AuthorityStore, output: str) -> None:
 @output_option
 @with_store
 def nodes(store: AuthorityStore, output: str) -> None:
-    """List the nodes that have joined, what each may ask for, and when it reported last."""
+    """List the nodes that have joined, what each may ask for, and when it reported last.
+
+    STATE is current when the node uses the trust bundle of now, behind when it uses another, silent
+    when it has not reported yet, or revoked.
+
+    \b
+    Examples:
+      sudo interceptor ca nodes
+      sudo interceptor ca nodes -o json
+    """
     current = store.trust_document().bundle_hash
     rows = [_node_row(record, current) for record in store.nodes()]
     if output == "table":
@@ -112,7 +133,13 @@ def nodes(store: AuthorityStore, output: str) -> None:
 
 @click.group()
 def node() -> None:
-    """Change what a node may ask for, or remove it."""
+    """Change what a node may ask for, or remove it.
+
+    \b
+    Examples:
+      sudo interceptor ca node allow node-b --allow ns/shop/sa/web
+      sudo interceptor ca node remove node-b
+    """
 
 
 @node.command("allow")
@@ -123,7 +150,7 @@ def allow(store: AuthorityStore, name: str, patterns: tuple[str, ...]) -> None:
     """Replace what a node may ask for; certificates that it has are valid until they end.
 
     \b
-    Example:
+    Examples:
       sudo interceptor ca node allow node-b --allow ns/shop/sa/web --allow 'ns/shop/sa/job-*'
     """
     store.set_allowed(name, _patterns(patterns))
@@ -139,7 +166,7 @@ def remove(store: AuthorityStore, name: str) -> None:
     One that was taken over by somebody is revoked besides: 'interceptor ca revoke'.
 
     \b
-    Example:
+    Examples:
       sudo interceptor ca node remove node-b
     """
     store.remove_node(name)

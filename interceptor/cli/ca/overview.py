@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.state import private_directory
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.ca.opening import place_options, with_store
 from interceptor.cli.output import output_option, print_data
 from interceptor.cli.quantities import in_seconds, seconds_until
-from interceptor.errors import utc
+from interceptor.errors import StateError, utc
 from interceptor.identity.certificates import fingerprint
 from interceptor.identity.spiffe_id import TrustDomain
 
@@ -44,7 +43,7 @@ def init(session: Session, directory: Path, passphrase: bytes | None, trust_doma
       sudo interceptor ca init --dir /srv/ca --trust-domain prod.example --passphrase-file /root/pass
     """
     domain = TrustDomain.parse(trust_domain) if trust_domain else session.config.trust_domain
-    private_directory(directory.parent)
+    _make_parent(directory.parent)
     now = wall_clock()
     with closing(AuthorityStore.create(directory, domain, now, passphrase=passphrase)) as store:
         root = store.issuer(now).root
@@ -77,12 +76,19 @@ def bundle(store: AuthorityStore) -> None:
     """Print the root certificates of this trust domain in PEM, for 'ca federate' elsewhere.
 
     \b
-    Example:
+    Examples:
       sudo interceptor ca bundle > cluster.local.pem
     """
     document = store.trust_document()
     own = document.trust_bundles().bundles[document.trust_domain]
     click.echo(own.to_pem().decode("ascii"), nl=False)
+
+
+def _make_parent(parent: Path) -> None:
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot make the directory {parent}: {error.strerror}") from None
 
 
 def _described(store: AuthorityStore) -> dict[str, Any]:

@@ -33,11 +33,16 @@ def rotate() -> None:
     Each step is refused until every node has confirmed the one before; 'ca rotate status' shows
     who lags. Nodes that are gone are removed with 'ca node remove'. A rotation that was begun
     can be aborted until it is activated.
+
+    \b
+    Examples:
+      sudo interceptor ca rotate prepare
+      sudo interceptor ca rotate status
     """
 
 
 def _step(step: Step, explanation: str) -> Callable[[AuthorityStore], None]:
-    @rotate.command(step.value, help=explanation)
+    @rotate.command(step.value, help=f"{explanation}\n\n\b\nExamples:\n  sudo interceptor ca rotate {step}")
     @with_store
     def command(store: AuthorityStore) -> None:
         state = store.rotate(step, wall_clock())
@@ -59,7 +64,12 @@ _step(Step.ABORT, "Take back what was prepared or distributed, and destroy the n
 @rotate.command()
 @with_store
 def intermediate(store: AuthorityStore) -> None:
-    """Issue from a new intermediate at once; needs the root key, and no node to confirm anything."""
+    """Issue from a new intermediate at once; needs the root key, and no node to confirm anything.
+
+    \b
+    Examples:
+      sudo interceptor ca rotate intermediate
+    """
     issuer = store.rotate_intermediate(wall_clock())
     click.echo(
         f"new intermediate, serial {issuer.intermediate.serial_number:x}, valid until {utc(issuer.not_after)}"
@@ -70,7 +80,13 @@ def intermediate(store: AuthorityStore) -> None:
 @output_option
 @with_store
 def status(store: AuthorityStore, output: str) -> None:
-    """Say how far the rotation is, what comes next, and which nodes it waits for."""
+    """Say how far the rotation is, what comes next, and which nodes it waits for.
+
+    \b
+    Examples:
+      sudo interceptor ca rotate status
+      sudo interceptor ca rotate status -o json
+    """
     shown = store.rotation_status()
     if output != "table":
         print_data(_data(shown), output)

@@ -1,0 +1,81 @@
+"""Who was let in without an identity lately: those whom STRICT mode would cut off."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from interceptor.errors import InterceptorError
+from interceptor.policy.verdict import Transport
+from interceptor.workload import Direction, Endpoint, WorkloadKey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.workload import IPAddress
+
+MAX_PEERS = 10_000
+WINDOW_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlaintextPeer:
+    """Somebody at an address who spoke plaintext to a port of a workload."""
+
+    workload: WorkloadKey
+    destination: Endpoint
+    source: IPAddress
+
+
+class PlaintextPeers:
+    """The peers of the last hour, each with the time when it connected last; the oldest are forgotten first."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[PlaintextPeer, float] = OrderedDict()
+
+    def opened(self, record: ConnectionRecord) -> None:
+        """A connection was established."""
+        if record.direction is Direction.INBOUND and record.transport is Transport.PLAINTEXT:
+            workload, source, destination = record.destination_workload, record.source, record.destination
+            if workload is not None and source is not None and destination is not None:
+                self._add(PlaintextPeer(workload.key, destination, source.address), record.opened_at)
+
+    def since(self, unix_seconds: float) -> tuple[PlaintextPeer, ...]:
+        """Those who connected after that moment, the latest last."""
+        return tuple(peer for peer, seen in self._seen.items() if seen > unix_seconds)
+
+    def remember(self, records: Path, now: float) -> None:
+        """Take over from the file of records what an agent before this one saw; what cannot be read is passed over."""
+        try:
+            with records.open(encoding="utf-8") as lines:
+                for line in lines:
+                    if '"inbound"' in line and '"connection_security_policy":"none"' in line.replace(
+                        ": ", ":"
+                    ):
+                        self._remember_line(line, now)
+        except (OSError, UnicodeDecodeError):
+            return
+
+    def _remember_line(self, line: str, now: float) -> None:
+        try:
+            entry = json.loads(line)
+            seen = datetime.fromisoformat(entry["time"]).timestamp()
+            peer = PlaintextPeer(
+                WorkloadKey(entry["destination_namespace"], entry["destination_workload"]),
+                Endpoint.parse(entry["destination_address"]),
+                Endpoint.parse(entry["source_address"]).address,
+            )
+        except (ValueError, KeyError, TypeError, InterceptorError):
+            return
+        if seen > now - WINDOW_SECONDS:
+            self._add(peer, seen)
+
+    def _add(self, peer: PlaintextPeer, seen: float) -> None:
+        self._seen[peer] = seen
+        self._seen.move_to_end(peer)
+        if len(self._seen) > MAX_PEERS:
+            self._seen.popitem(last=False)

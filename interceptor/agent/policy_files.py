@@ -1,0 +1,166 @@
+"""The directory of policy documents, read as one set: all of its files as they were at one moment, or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from interceptor.errors import PolicyError
+from interceptor.policy.parse import parse_file, require_unique
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from interceptor.policy.documents import Document
+
+SUFFIXES = (".yaml", ".yml")
+MAX_FILES = 20_000
+MAX_BYTES = 64 * 1024 * 1024
+MANY_OBJECTS = 100_000
+_ATTEMPTS = 5
+
+Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, time of change, owner
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTexts:
+    """The files as they were read: `documents` of all, and the text of each by its name."""
+
+    documents: tuple[Document, ...]
+    texts: Mapping[str, str]
+    signature: Signature
+
+    @property
+    def owners(self) -> str:
+        """Who owns the files: the best that can be said of who wrote them."""
+        return ", ".join(f"uid {uid}" for uid in sorted({entry[4] for entry in self.signature}))
+
+
+class PolicyFiles:
+    """One directory; what did not change since the last time is not parsed again. Used by one thread at a time."""
+
+    def __init__(self, directory: Path, root_namespace: str) -> None:
+        self.directory = directory
+        self._root_namespace = root_namespace
+        self._parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
+
+    def signature(self) -> Signature | None:
+        """What is there, to see whether it changed; None when the directory is not there. PolicyError if unreadable."""
+        try:
+            if self.directory.stat().st_mode & stat.S_IWOTH:
+                raise PolicyError(
+                    f"{self.directory}: everybody may change it, take that right away: chmod o-w"
+                )
+            with os.scandir(self.directory) as entries:
+                found = [entry for entry in entries if _is_policy_file(entry.name)]
+            return tuple(sorted(_sign(entry.name, entry.stat()) for entry in found))
+        except FileNotFoundError:
+            if self.directory.exists():
+                return ()  # a file went away meanwhile: whatever was seen before differs from this
+            return None
+        except OSError as error:
+            raise PolicyError(f"the policies in {self.directory} cannot be read: {error.strerror}") from error
+
+    def load(self, changed: Mapping[str, str] | None = None) -> PolicyTexts:
+        """The set that is there, with some files' texts replaced by `changed`; PolicyError when there is none.
+
+        A directory that is not there is an empty set: whether it should be there is for the caller to say.
+        """
+        with collection_paused():
+            return self._load(changed or {})
+
+    def _load(self, changed: Mapping[str, str]) -> PolicyTexts:
+        texts, signature = self._read()
+        texts.update(changed)
+        documents: list[Document] = []
+        problems: list[str] = []
+        parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
+        for name in sorted(texts):
+            try:
+                parsed[name] = self._parse(name, texts[name])
+                documents += parsed[name][1]
+            except PolicyError as error:
+                problems += error.problems
+        self._parsed = parsed
+        if problems:
+            raise PolicyError(*problems)
+        return PolicyTexts(require_unique(documents), texts, signature)
+
+    def _parse(self, name: str, text: str) -> tuple[str, tuple[Document, ...]]:
+        before = self._parsed.get(name)
+        if before is not None and before[0] == text:
+            return before
+        return text, parse_file(str(self.directory / name), text, self._root_namespace)
+
+    def _read(self) -> tuple[dict[str, str], Signature]:
+        """All files as they were at one moment: read again when something changed meanwhile."""
+        for _ in range(_ATTEMPTS):
+            before = self.signature()
+            try:
+                texts = {entry[0]: self._read_file(entry[0]) for entry in _bounded(before or ())}
+            except FileNotFoundError:
+                continue
+            if self.signature() == before:
+                return texts, before or ()
+        raise PolicyError(f"the policies in {self.directory} change all the time, they cannot be read")
+
+    def _read_file(self, name: str) -> str:
+        path = self.directory / name
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(fd, "rb") as file:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise PolicyError(f"{path}: is not a file")
+                if status.st_uid not in (0, os.geteuid()):
+                    raise PolicyError(
+                        f"{path}: belongs to uid {status.st_uid}, who may change it: chown it to root"
+                    )
+                if status.st_mode & stat.S_IWOTH:
+                    raise PolicyError(f"{path}: everybody may change it, take that right away: chmod o-w")
+                return file.read(MAX_BYTES).decode("utf-8")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise PolicyError(f"{path}: cannot be read, {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise PolicyError(f"{path}: is not UTF-8, at byte {error.start}") from error
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Collect no garbage meanwhile: looking through a million new objects again and again takes two thirds of the time.
+
+    If there are many, they are kept out of later collections too, each of which would hold up every connection. They
+    have no cycles, so they go when nobody needs them any more.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        if gc.get_count()[0] > MANY_OBJECTS:
+            gc.freeze()
+        gc.enable()
+
+
+def _bounded(signature: Signature) -> Signature:
+    if len(signature) > MAX_FILES:
+        raise PolicyError(f"there are {len(signature)} policy files, at most {MAX_FILES} are allowed")
+    size = sum(entry[2] for entry in signature)
+    if size > MAX_BYTES:
+        raise PolicyError(f"the policy files have {size} bytes, at most {MAX_BYTES} are allowed")
+    return signature
+
+
+def _is_policy_file(name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _sign(name: str, status: os.stat_result) -> tuple[str, int, int, int, int]:
+    # Not st_mtime: that one can be set back, and says nothing of a change of rights or owner.
+    return (name, status.st_ino, status.st_size, status.st_ctime_ns, status.st_uid)

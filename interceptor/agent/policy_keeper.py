@@ -1,0 +1,262 @@
+"""Keeps the policy in force the same as what the files say, or the last good one, and closes what it no longer permits.
+
+A set that cannot be used leaves the one before in force, and is told of until it is repaired. At the start there is none
+before: then everything is denied (`policy_pending`), and the agent is there to say why.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.agent.policy_files import PolicyFiles, PolicyTexts, collection_paused
+from interceptor.agent.state import write_atomically
+from interceptor.errors import InterceptorError, PolicyError
+from interceptor.policy.documents import LegacyException
+from interceptor.policy.policy_set import PolicySet
+from interceptor.proxy.redecide import redecide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from interceptor.agent.audit import Audit
+    from interceptor.agent.policy_files import Signature
+    from interceptor.config import Config
+    from interceptor.policy.documents import Document, PolicyName
+    from interceptor.proxy.context import WorkloadContext
+    from interceptor.proxy.snapshot import Snapshot
+    from interceptor.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+RETRY_SECONDS = 10.0
+MAX_DIFF_LINES = 200  # of one event in the audit trail
+INTERNAL_ERROR = "internal error: see the agent's log"
+MARKER = "policies.json"  # says in the state directory how many documents there were
+
+
+class PolicyKeeper:
+    """The one owner of the policy snapshot. `error` is what is wrong with the files now, empty when nothing is."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Snapshot[PolicySet],
+        audit: Audit,
+        contexts: Callable[[], Iterable[WorkloadContext]],
+        now: Callable[[], datetime],
+        metrics: Metrics,
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._audit = audit
+        self._contexts = contexts
+        self._now = now
+        self._metrics = metrics
+        self._files = PolicyFiles(config.paths.policies, config.policy.root_namespace)
+        self._marker = config.paths.state_dir / MARKER
+        self._seen: Signature | None = None
+        self._texts: Mapping[str, str] = {}
+        self._asked_at = now()
+        self._tried_at = -inf  # of trio's clock
+        self._lock = trio.Lock()
+        self.error = ""
+        self.loaded_at = now()
+
+    @property
+    def directory(self) -> Path:
+        """Where the documents are."""
+        return self._config.paths.policies
+
+    def start(self) -> None:
+        """Read the policies for the first time; what cannot be read denies everything until it is repaired."""
+        try:
+            self._require_directory()
+            self._seen = self._files.signature()
+            loaded = self._files.load()
+            policies = self._build(loaded.documents)
+        except PolicyError as error:
+            self._deny_everything(str(error))
+            return
+        except Exception:
+            log.exception("the policies could not be read")
+            self._deny_everything(INTERNAL_ERROR)
+            return
+        self._policy.replace(policies)
+        self._accept(loaded)
+        log.info("%d policy documents in %s", len(loaded.documents), self.directory)
+
+    def _deny_everything(self, error: str) -> None:
+        self.error = error
+        pending = f"the policies could not be read when the agent started: {error}"
+        self._policy.replace(replace(self._policy.value, pending=pending))
+        log.error("%s; everything is denied until that is repaired", pending)
+        self._audit.policy_refused("start of the agent", error)
+        self._metrics.set_policies(0, refused=True)
+
+    async def run(self) -> None:
+        """Follow the files and the expiry of exceptions, for ever."""
+        while True:
+            await trio.sleep(POLL_SECONDS)
+            try:
+                await self._follow_files()
+                await self._follow_expiry()
+            except Exception:
+                # A fault of ours, with these files: what is in force stays, and the agent goes on.
+                log.exception("the policies could not be followed")
+                self._refuse(INTERNAL_ERROR, "files")
+
+    async def _follow_files(self) -> None:
+        async with self._lock:
+            try:
+                signature = await trio.to_thread.run_sync(self._files.signature)
+                if signature == self._seen and not self._is_time_to_try_again():
+                    return
+                self._seen, self._tried_at = signature, trio.current_time()
+                self._require_directory()
+                loaded = await trio.to_thread.run_sync(self._files.load)
+                await self._put_in_force(loaded, f"files of {loaded.owners or 'nobody'}")
+            except PolicyError as error:
+                self._refuse(str(error), "files")
+
+    def _is_time_to_try_again(self) -> bool:
+        """What could not be used may be usable now though no file changed: a right given back, a disk that came back."""
+        return bool(self.error) and trio.current_time() >= self._tried_at + RETRY_SECONDS
+
+    async def apply(self, changed: Mapping[str, str], by: str) -> int:
+        """Write files into the directory and put the set in force; returns how many connections that closed.
+
+        PolicyError when the set would not be usable: nothing is written then.
+        """
+        async with self._lock:
+            self._require_directory()
+            await trio.to_thread.run_sync(self._files.load, changed)
+            try:
+                self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+                for name, text in changed.items():
+                    write_atomically(self.directory / name, text.encode())
+            except OSError as error:
+                raise PolicyError(f"{self.directory} cannot be written: {error.strerror}") from error
+            try:
+                self._seen = await trio.to_thread.run_sync(self._files.signature)
+                return await self._put_in_force(await trio.to_thread.run_sync(self._files.load), by)
+            except PolicyError as error:  # somebody else changed something meanwhile
+                self._refuse(str(error), by)
+                raise
+
+    async def candidate(self, changed: Mapping[str, str]) -> PolicySet:
+        """What would be in force with these files' texts instead; PolicyError when they cannot be used."""
+        async with self._lock:
+            self._require_directory()
+            loaded = await trio.to_thread.run_sync(self._files.load, changed)
+            return await trio.to_thread.run_sync(self._build, loaded.documents)
+
+    async def _put_in_force(self, loaded: PolicyTexts, by: str) -> int:
+        before = self._policy.value
+        policies = await trio.to_thread.run_sync(self._build, loaded.documents)
+        # In a thread, as everything that looks at each document: of ten thousand it takes a second.
+        is_same = await trio.to_thread.run_sync(lambda: policies == before)
+        if is_same and not self.error:
+            self._accept(loaded)
+            return 0
+        self._policy.replace(policies)
+        closed = await self.redecide()
+        changes, diff = await trio.to_thread.run_sync(
+            lambda: (changes_between(before.documents, policies.documents), self._diff(loaded.texts))
+        )
+        self._audit.policy_changed(by, changes, closed, diff)
+        self._accept(loaded)
+        summary = ", ".join(f"{len(names)} {what}" for what, names in changes.items())
+        log.info("policies changed by %s: %s; %d connections closed", by, summary, closed)
+        return closed
+
+    async def redecide(self) -> int:
+        """Ask the policy in force about every open connection; returns how many were closed."""
+        closed = 0
+        for context in self._contexts():
+            closed += await redecide(context)
+        return closed
+
+    async def _follow_expiry(self) -> None:
+        before, self._asked_at = self._asked_at, self._now()
+        ended = [
+            document.head.name
+            for document in self._policy.value.documents
+            if isinstance(document, LegacyException) and before < document.expires <= self._asked_at
+        ]
+        if ended:
+            log.warning("%s ended; %d connections closed", ", ".join(map(str, ended)), await self.redecide())
+
+    def _require_directory(self) -> None:
+        """A directory that vanished is no set without policies: it is an accident, or an attack."""
+        if not self.directory.exists() and self._remembered():
+            raise PolicyError(
+                f"{self.directory} is gone with the {self._remembered()} documents in it: put it back, or make it "
+                "empty if there shall be no policies"
+            )
+
+    def _remembered(self) -> int:
+        try:
+            return int(json.loads(self._marker.read_bytes())["documents"])
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError):
+            return -1  # something was there, and nobody knows what
+
+    def _build(self, documents: tuple[Document, ...]) -> PolicySet:
+        policy = self._config.policy
+        with collection_paused():
+            return PolicySet(self._config.mode, documents, policy.root_namespace, policy.address_mismatch)
+
+    def _accept(self, loaded: PolicyTexts) -> None:
+        self._texts = loaded.texts
+        self.error = ""
+        self.loaded_at = self._now()
+        self._metrics.set_policies(len(loaded.documents), refused=False)
+        if self._remembered() != len(loaded.documents):
+            try:
+                write_atomically(self._marker, json.dumps({"documents": len(loaded.documents)}).encode())
+            except InterceptorError as error:
+                log.warning("%s", error)
+
+    def _refuse(self, error: str, by: str) -> None:
+        if error != self.error:
+            log.error("policies refused, those before stay in force: %s", error)
+            self._audit.policy_refused(by, error)
+        self.error = error
+        self._metrics.set_policies(len(self._policy.value.documents), refused=True)
+
+    def _diff(self, texts: Mapping[str, str]) -> list[str]:
+        lines: list[str] = []
+        for name in sorted({*texts, *self._texts}):
+            old, new = self._texts.get(name, ""), texts.get(name, "")
+            if len(lines) >= MAX_DIFF_LINES:
+                break
+            if old != new:
+                lines += difflib.unified_diff(
+                    old.splitlines(), new.splitlines(), name, name, lineterm="", n=1
+                )
+        return lines[:MAX_DIFF_LINES]
+
+
+def changes_between(before: Iterable[Document], after: Iterable[Document]) -> dict[str, list[str]]:
+    """The names of the documents that were added, removed and changed."""
+    old, new = ({document.head.name: document for document in found} for found in (before, after))
+
+    def shown(names: Iterable[PolicyName]) -> list[str]:
+        return [str(name) for name in sorted(names)]
+
+    return {
+        "added": shown(new.keys() - old.keys()),
+        "removed": shown(old.keys() - new.keys()),
+        "changed": shown(name for name in new.keys() & old.keys() if new[name] != old[name]),
+    }

@@ -1,0 +1,119 @@
+"""The two documents that Istio lacks: LegacyException and EgressPolicy (policy.interceptor.io/v1)."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+from interceptor.errors import InvalidInput, quoted
+from interceptor.policy.documents import EgressPolicy, FieldMatch, Head, LegacyException, Rule
+from interceptor.policy.matching import Attribute, Pattern
+from interceptor.policy.reader import Field, Fields
+from interceptor.strict_yaml import ListNode, ScalarNode
+from interceptor.workload import Direction
+
+MAX_TEXT: Final = 500
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def parse_legacy_exception(
+    head: Head, spec: Fields, _annotations: Mapping[str, str], _root_namespace: str
+) -> LegacyException:
+    """The spec of a LegacyException, whose selector is in the head already."""
+    direction = spec.require("direction").parse(_direction)
+    ports, cidrs = spec.get("ports"), spec.get("cidrs")
+    if direction is Direction.OUTBOUND and cidrs is None:
+        raise spec.owner.error(
+            "an OUTBOUND exception needs cidrs: plaintext to everywhere is not an exception"
+        )
+    if not (head.selector or ports or cidrs):
+        raise spec.owner.error("names nothing, give a selector, ports or cidrs")
+    remote = Attribute.SOURCE_IP if direction is Direction.INBOUND else Attribute.DESTINATION_IP
+    matches = (
+        _match(ports, Attribute.DESTINATION_PORT, "ports"),
+        _match(cidrs, remote, "cidrs"),
+    )
+    alternative = tuple(match for match in matches if match is not None)
+    return LegacyException(
+        head,
+        direction,
+        Rule((((alternative),),)) if alternative else Rule(),
+        spec.require("reason").parse(_sentence),
+        spec.require("owner").parse(_sentence),
+        _expiry(spec.require("expires")),
+    )
+
+
+def parse_egress_policy(
+    head: Head, spec: Fields, _annotations: Mapping[str, str], _root_namespace: str
+) -> EgressPolicy:
+    """The spec of an EgressPolicy, whose selector is in the head already."""
+    allow, refuse, accept = spec.get("allow"), spec.get("refusePlaintextTo"), spec.get("acceptPlaintextTo")
+    if allow is None and refuse is None and accept is None:
+        raise spec.owner.error("says nothing, give allow, refusePlaintextTo or acceptPlaintextTo")
+    return EgressPolicy(
+        head,
+        None if allow is None else _allow_list(allow),
+        () if refuse is None else refuse.parse_each(Pattern.block),
+        () if accept is None else accept.parse_each(Pattern.block),
+    )
+
+
+def _allow_list(field: Field) -> tuple[Rule, ...]:
+    """`allow: []` is a list too, on which there is nothing."""
+    if isinstance(field.node, ListNode) and not field.node.items:
+        return ()
+    return tuple(_allowed(item) for item in field.items())
+
+
+def _allowed(item: Field) -> Rule:
+    fields = item.mapping()
+    matches = (
+        _match(fields.get("cidrs"), Attribute.DESTINATION_IP, "cidrs"),
+        _match(fields.get("ports"), Attribute.DESTINATION_PORT, "ports"),
+        _match(fields.get("identities"), Attribute.DESTINATION_PRINCIPAL, "identities"),
+    )
+    fields.end()
+    alternative = tuple(match for match in matches if match is not None)
+    if not alternative:
+        raise item.error("is empty, give cidrs, ports or identities")
+    return Rule(((alternative,),))
+
+
+_PARSERS: Final = {
+    Attribute.DESTINATION_PORT: Pattern.port,
+    Attribute.DESTINATION_IP: Pattern.block,
+    Attribute.SOURCE_IP: Pattern.block,
+    Attribute.DESTINATION_PRINCIPAL: Pattern.principal,
+}
+
+
+def _match(field: Field | None, attribute: Attribute, name: str) -> FieldMatch | None:
+    return None if field is None else FieldMatch(attribute, name, field.parse_each(_PARSERS[attribute]))
+
+
+def _direction(text: str) -> Direction:
+    if text not in ("INBOUND", "OUTBOUND"):
+        raise InvalidInput(f"{quoted(text)} is not a direction, use INBOUND or OUTBOUND")
+    return Direction(text.lower())
+
+
+def _sentence(text: str) -> str:
+    if not text.strip() or len(text) > MAX_TEXT or not text.isprintable():
+        raise InvalidInput(
+            f"{quoted(text)} is not a line of 1 to {MAX_TEXT} characters that a person can read"
+        )
+    return text
+
+
+def _expiry(field: Field) -> datetime:
+    """The end of that day in UTC; YAML takes a date without quotes as a date, both are fine."""
+    text = field.node.text if isinstance(field.node, ScalarNode) else ""
+    try:
+        day = date.fromisoformat(text) if _DATE.fullmatch(text) else None
+        end = None if day is None else datetime.combine(day, time(), UTC) + timedelta(days=1)
+    except (ValueError, OverflowError):
+        end = None
+    if end is None:
+        raise field.error("is not a date, expected the last day on which it holds, such as 2027-01-31")
+    return end

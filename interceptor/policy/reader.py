@@ -1,0 +1,119 @@
+"""Take the fields of a document out one by one; what nobody asked for is refused, with its place."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, TypeVar
+
+from interceptor.errors import InvalidInput, PolicyError, quoted
+from interceptor.strict_yaml import ListNode, MappingNode, Node, ScalarNode, kind_of
+
+MAX_ITEMS: Final = 1000  # of any one list
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value with its path in the document, and where its key (or the list's item) stands."""
+
+    node: Node
+    path: str
+    file: str
+    line: int
+    column: int
+
+    def error(self, problem: str) -> PolicyError:
+        """What is wrong with this field, with its place in front."""
+        return PolicyError(f"{self.file}:{self.line}:{self.column}: {self.path}: {problem}")
+
+    @property
+    def is_null(self) -> bool:
+        """Whether there is nothing behind the colon."""
+        return isinstance(self.node, ScalarNode) and self.node.is_null
+
+    def text(self) -> str:
+        """The value as text; a number or `true` without quotes is none, as for Kubernetes."""
+        if not isinstance(self.node, ScalarNode):
+            raise self.error(f"expected text, not {kind_of(self.node)}")
+        if self.node.is_null:
+            raise self.error("has no value, give one or remove the line")
+        if not self.node.is_text:
+            raise self.error(f"{quoted(self.node.text)} is not text to YAML, put it in quotes")
+        return self.node.text
+
+    def parse(self, parse: Callable[[str], T]) -> T:
+        """The text through a function that raises InvalidInput."""
+        try:
+            return parse(self.text())
+        except InvalidInput as error:
+            raise self.error(str(error)) from None
+
+    def items(self) -> tuple["Field", ...]:
+        """The items of a list, of which there must be some."""
+        if not isinstance(self.node, ListNode):
+            raise self.error(f"expected a list, not {kind_of(self.node)}")
+        count = len(self.node.items)
+        if not 0 < count <= MAX_ITEMS:
+            raise self.error(
+                f"has {count} items, expected 1 to {MAX_ITEMS}; without any, leave the field out"
+            )
+        return tuple(
+            Field(item, f"{self.path}[{number}]", self.file, item.line, item.column)
+            for number, item in enumerate(self.node.items)
+        )
+
+    def parse_each(self, parse: Callable[[str], T]) -> tuple[T, ...]:
+        """The items of a list, each through a function that raises InvalidInput."""
+        return tuple(item.parse(parse) for item in self.items())
+
+    def mapping(self, unsupported: Mapping[str, str] | None = None) -> "Fields":
+        """The fields inside a mapping; `unsupported` says why some that others know cannot be used here."""
+        if not isinstance(self.node, MappingNode):
+            raise self.error(f"expected 'key: value' lines, not {kind_of(self.node)}")
+        return Fields(self, self.node, unsupported or {})
+
+
+class Fields:
+    """One mapping while its fields are taken out; call `end` when all were asked for."""
+
+    def __init__(self, owner: Field, node: MappingNode, unsupported: Mapping[str, str]) -> None:
+        self.owner = owner
+        self._node = node
+        self._unsupported = unsupported
+        self._known: list[str] = []
+
+    def get(self, key: str) -> Field | None:
+        """The field of that name, or None when it is left out."""
+        self._known.append(key)
+        found = self._node.entries.get(key)
+        return None if found is None else self._field(key, found)
+
+    def require(self, key: str) -> Field:
+        """The field of that name; it must be there."""
+        found = self.get(key)
+        if found is None:
+            raise self.owner.error(f"{key!r} is missing")
+        return found
+
+    def all(self) -> tuple[tuple[str, Field], ...]:
+        """Every field with its name, for mappings whose keys are data."""
+        self._known = list(self._node.entries)
+        return tuple((key, self._field(key, found)) for key, found in self._node.entries.items())
+
+    def end(self) -> None:
+        """Raise PolicyError for the first field that nobody asked for."""
+        for key, found in self._node.entries.items():
+            if key in self._known:
+                continue
+            field = self._field(key, found)
+            if key in self._unsupported:
+                raise field.error(self._unsupported[key])
+            close = get_close_matches(key, self._known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(self._known)}"
+            raise field.error(f"unknown field, {hint}")
+
+    def _field(self, key: str, found: tuple[ScalarNode, Node]) -> Field:
+        key_node, node = found
+        path = f"{self.owner.path}.{key}" if self.owner.path else key
+        return Field(node, path, self.owner.file, key_node.line, key_node.column)

@@ -1,0 +1,198 @@
+"""`make bench`, policies: how long a decision takes, a reload, and asking ten thousand open connections again.
+
+Each policy has ten rules, each rule an identity, a port and a network. Needs no root. Ends with status 1 when a limit is
+missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from interceptor.agent.policy_files import PolicyFiles, collection_paused
+from interceptor.identity.spiffe_id import SpiffeId
+from interceptor.labels import Labels
+from interceptor.policy.attempts import InboundAttempt
+from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.policy_set import PolicySet
+from interceptor.proxy.connections import LiveConnections
+from interceptor.proxy.redecide import redecide
+from interceptor.telemetry.connection_record import ConnectionRecord
+from interceptor.workload import Direction, Endpoint, Workload, WorkloadKey
+
+if TYPE_CHECKING:
+    from interceptor.policy.documents import Document
+    from interceptor.proxy.context import Recorder, WorkloadContext
+
+SIZES = (10, 1_000, 10_000)
+RULES = 10
+PER_FILE = 100
+DECISIONS = 20_000
+CONNECTIONS = 10_000
+ROOT = "istio-system"
+SHOP = Workload(
+    WorkloadKey("shop", "web"),
+    SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/web"),
+    (ip_address("10.0.0.2"),),
+    "node-1",
+    Labels({"app": "web", "tier": "front", "version": "v1"}),
+)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What must hold, in the unit of the figure."""
+
+    text: str
+    value: float
+    most: float
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.most
+
+
+def policy(number: int, choice: random.Random) -> str:
+    """One AuthorizationPolicy; all of them apply to the workload that is asked about, the worst there is."""
+    rules = [
+        {
+            "from": [{"source": {"principals": [f"cluster.local/ns/n{number}/sa/s{rule}"],
+                                 "ipBlocks": [f"10.{choice.randrange(256)}.0.0/16"]}}],
+            "to": [{"operation": {"ports": [str(1 + choice.randrange(60000))]}}],
+        }
+        for rule in range(RULES)
+    ]  # fmt: skip
+    return json.dumps(
+        {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": f"p{number}", "namespace": "shop" if number % 2 else ROOT},
+            "spec": {
+                "action": "DENY" if number % 3 else "ALLOW",
+                "rules": rules if number else [{"from": [{"source": {"namespaces": ["other"]}}]}],
+            },
+        }
+    )
+
+
+def attempts(size: int, choice: random.Random) -> list[InboundAttempt]:
+    return [
+        InboundAttempt(
+            SHOP,
+            Endpoint(SHOP.addresses[0], 1 + choice.randrange(60000)),
+            ip_address(f"10.{choice.randrange(256)}.1.1"),
+            SpiffeId.parse(
+                f"spiffe://cluster.local/ns/n{choice.randrange(size)}/sa/s{choice.randrange(RULES)}"
+            ),
+        )
+        for _ in range(DECISIONS)
+    ]
+
+
+def measure(size: int, directory: Path) -> dict[str, float]:
+    """Everything about a set of this size."""
+    choice = random.Random(size)
+    for start in range(0, size, PER_FILE):
+        text = "\n---\n".join(policy(n, choice) for n in range(start, min(size, start + PER_FILE)))
+        (directory / f"f{start:05}.yaml").write_text(text + "\n")
+    files = PolicyFiles(directory, ROOT)
+    started = time.process_time()
+    documents = files.load().documents
+    read = time.process_time() - started
+    started = time.process_time()
+    policies = build(documents)
+    indexed = time.process_time() - started
+    path = directory / "f00000.yaml"
+    path.write_text(path.read_text() + "# changed\n")
+    started = time.process_time()
+    build(files.load().documents)
+    reload = time.process_time() - started
+    taken = []
+    for attempt in attempts(size, choice):
+        before = time.perf_counter_ns()
+        policies.decide_inbound(attempt)
+        taken.append(time.perf_counter_ns() - before)
+    taken.sort()
+    return {
+        "policies": size,
+        "decision_median_us": median(taken) / 1000,
+        "decision_p99_us": taken[len(taken) * 99 // 100] / 1000,
+        "decisions_per_second": 1e9 * len(taken) / sum(taken),
+        "read_all_seconds": read,
+        "index_seconds": indexed,
+        "reload_one_changed_file_seconds": reload,
+        "redecide_seconds": trio.run(ask_again, policies),
+    }
+
+
+def build(documents: tuple[Document, ...]) -> PolicySet:
+    """As the agent does."""
+    with collection_paused():
+        return PolicySet(MtlsMode.STRICT, documents)
+
+
+async def ask_again(policies: PolicySet) -> float:
+    """How long it takes to ask about ten thousand open connections, none of which is denied."""
+    live = LiveConnections(SHOP.key, CONNECTIONS, cast("Recorder", SimpleNamespace(closed=lambda _: None)))
+    context: Any = SimpleNamespace(
+        workload=SHOP,
+        policy=SimpleNamespace(value=policies),
+        registry=SimpleNamespace(value=SimpleNamespace(by_address=lambda _: None)),
+        live=live,
+        canonical=lambda identity: identity,
+        timestamp=datetime.now(UTC).timestamp,
+    )
+    with contextlib.ExitStack() as stack:
+        for number in range(CONNECTIONS):
+            source = Endpoint(ip_address("172.16.0.1"), 1 + number)
+            record = ConnectionRecord(
+                Direction.INBOUND, str(number), "t", source, Endpoint(SHOP.addresses[0], 61000), 0.0, 0.0
+            )
+            record.source_identity = SpiffeId.parse("spiffe://cluster.local/ns/other/sa/one")
+            record.verdict = "permit"
+            stack.enter_context(live.track(record))
+        started = time.process_time()
+        await redecide(cast("WorkloadContext", context))
+        return time.process_time() - started
+
+
+def main() -> None:
+    rows = []
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as directory:
+            rows.append(measure(size, Path(directory)))
+    largest = rows[-1]
+    limits = (
+        Limit("median decision at most 50 µs at 10,000 policies", largest["decision_median_us"], 50),
+        Limit("index of 10,000 policies at most 2 s", largest["index_seconds"], 2),
+        Limit("reload with one changed file at most 2 s", largest["reload_one_changed_file_seconds"], 2),
+        Limit("10,000 open connections asked again within 1 s", largest["redecide_seconds"], 1),
+    )
+    width = max(map(len, rows[0]))
+    print(
+        f"policies of {RULES} rules, all of which apply to one workload; {DECISIONS} decisions; seconds of CPU"
+    )
+    for key in rows[0]:
+        digits = 0 if key in ("policies", "decisions_per_second") else 2 if key.endswith("seconds") else 1
+        print(f"{key.replace('_', ' '):<{width}}  " + "".join(f"{row[key]:>12,.{digits}f}" for row in rows))
+    print()
+    for limit in limits:
+        print(f"{'pass' if limit.met else 'FAIL'}: {limit.text} ({limit.value:.2f})")
+    sys.exit(0 if all(limit.met for limit in limits) else 1)
+
+
+if __name__ == "__main__":
+    main()
