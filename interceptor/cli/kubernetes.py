@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from interceptor.cli.cluster_policies import policies
 from interceptor.cli.inventory import inventory
 from interceptor.cli.resolve import resolve
 
@@ -21,5 +22,5 @@ def kubernetes() -> None:
     """
 
 
-for command in (inventory, resolve):
+for command in (inventory, resolve, policies):
     kubernetes.add_command(command)

@@ -5,6 +5,7 @@
 fields, head        the JSON of one object, bounded, and what names it
 pod, namespace, service, endpoint_slice    the few fields of each kind that we read
 wire                pages of a list and lines of a watch
+policy_object       Istio's policies, as the documents that they are
 persistent_map      an immutable map that is cheap to change
 table               the objects of one kind: lists and events in any order end at the API's state
 cluster             the tables of all kinds, one snapshot

@@ -5,17 +5,18 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from interceptor.cluster import endpoint_slice, namespace, pod, service
+from interceptor.cluster import endpoint_slice, namespace, pod, policy_object, service
 from interceptor.cluster.endpoint_slice import EndpointSlice
 from interceptor.cluster.head import Head, ObjectKey, parse_head
 from interceptor.cluster.namespace import Namespace
 from interceptor.cluster.pod import Pod
+from interceptor.cluster.policy_object import PolicyObject
 from interceptor.cluster.service import Service
 from interceptor.cluster.table import Table, Unreadable
 from interceptor.errors import InvalidInput
 from interceptor.workload import IPAddress, normalised_address
 
-AnyObject = Namespace | Pod | Service | EndpointSlice
+AnyObject = Namespace | Pod | Service | EndpointSlice | PolicyObject
 
 
 class Kind(StrEnum):
@@ -25,6 +26,8 @@ class Kind(StrEnum):
     POD = "pods"
     SERVICE = "services"
     ENDPOINT_SLICE = "endpoint_slices"
+    PEER_AUTHENTICATION = "peer_authentications"
+    AUTHORIZATION_POLICY = "authorization_policies"
 
 
 _PARSERS: Final[Mapping[Kind, tuple[str, Callable[[Head, object], AnyObject]]]] = {
@@ -32,6 +35,8 @@ _PARSERS: Final[Mapping[Kind, tuple[str, Callable[[Head, object], AnyObject]]]] 
     Kind.POD: (pod.WHAT, pod.parse_pod),
     Kind.SERVICE: (service.WHAT, service.parse_service),
     Kind.ENDPOINT_SLICE: (endpoint_slice.WHAT, endpoint_slice.parse_endpoint_slice),
+    Kind.PEER_AUTHENTICATION: (policy_object.PEER_AUTHENTICATION, policy_object.parse_peer_authentication),
+    Kind.AUTHORIZATION_POLICY: (policy_object.AUTHORIZATION_POLICY, policy_object.parse_authorization_policy),
 }
 
 
@@ -76,7 +81,7 @@ def parse_object(kind: Kind, value: object) -> AnyObject | Unreadable:
         return Unreadable(head, str(error))
 
 
-def _nothing(_object: Namespace) -> Iterable[Hashable]:
+def _nothing(_object: object) -> Iterable[Hashable]:
     return ()
 
 
@@ -100,6 +105,8 @@ class Cluster:
     pods: Table[Pod] = field(default_factory=lambda: Table(_addresses_of_pod))
     services: Table[Service] = field(default_factory=lambda: Table(_addresses_of_service))
     endpoint_slices: Table[EndpointSlice] = field(default_factory=lambda: Table(_service_of_slice))
+    peer_authentications: Table[PolicyObject] = field(default_factory=lambda: Table(_nothing))
+    authorization_policies: Table[PolicyObject] = field(default_factory=lambda: Table(_nothing))
 
     def apply(self, event: ClusterEvent) -> Self:
         """The next snapshot; the same one when the event is no news."""
@@ -130,9 +137,14 @@ class Cluster:
         """The endpoint slices of a service."""
         return self.endpoint_slices.find(each.head.key)
 
-    def problems(self) -> list[str]:
-        """What is wrong with objects that cannot be read, one line each, sorted."""
-        return sorted(each.problem for kind in Kind for each in self._table(kind).unreadable.values())
+    def policy_objects(self) -> list[PolicyObject]:
+        """Istio's policies, by namespace, name and kind."""
+        found = (*self.peer_authentications.objects.values(), *self.authorization_policies.objects.values())
+        return sorted(found, key=lambda each: (each.head.key, each.sort))
+
+    def problems(self, kinds: Iterable[Kind] = tuple(Kind)) -> list[str]:
+        """What is wrong with objects of these kinds that cannot be read, one line each, sorted."""
+        return sorted(each.problem for kind in kinds for each in self._table(kind).unreadable.values())
 
     def _table(self, kind: Kind) -> Table[Any]:
         table: Table[Any] = getattr(self, kind.value)

@@ -48,6 +48,11 @@ PODS: Final = Resource(Kind.POD, "/api/v1/pods", _NOT_ENDED)
 SERVICES: Final = Resource(Kind.SERVICE, "/api/v1/services")
 ENDPOINT_SLICES: Final = Resource(Kind.ENDPOINT_SLICE, "/apis/discovery.k8s.io/v1/endpointslices")
 
+POLICIES: Final = (
+    Resource(Kind.PEER_AUTHENTICATION, "/apis/security.istio.io/v1/peerauthentications"),
+    Resource(Kind.AUTHORIZATION_POLICY, "/apis/security.istio.io/v1/authorizationpolicies"),
+)
+
 EVERYTHING: Final = (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES)
 
 

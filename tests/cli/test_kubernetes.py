@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from interceptor.cli.main import group
 from interceptor.cluster.cluster import Kind
 from interceptor.errors import ClusterError, InterceptorError, UsageError
-from tests.cluster.api_objects import MESH, namespace, pod, service
+from tests.cluster.api_objects import MESH, namespace, pod, policy, service
 from tests.kubernetes.api_server import ApiServer, running
 from tests.kubernetes.conftest import fill
 
@@ -243,6 +243,46 @@ async def test_headless_name_without_a_ready_endpoint_has_no_address(api: ApiSer
     api.put(Kind.SERVICE, service("shop/db", "None"))
     error = await error_of(api, "resolve", "--from", "shop/web-1", "db:80")
     assert str(error) == "'db' has no address now: no ready endpoint is behind it"
+
+
+DENY = {"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["bank"]}}]}]}
+LAYER_7 = {"action": "DENY", "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}
+
+
+async def test_policies_of_the_cluster_are_shown_as_they_would_be_enforced(api: ApiServer) -> None:
+    api.put(Kind.PEER_AUTHENTICATION, policy("shop/strict", {"mtls": {"mode": "STRICT"}}))
+    api.put(Kind.AUTHORIZATION_POLICY, policy("shop/no-bank", DENY))
+    lines = (await output_of(api, "policies")).splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["AuthorizationPolicy", "shop/no-bank", "all", "DENY,", "1", "rules", "2"],
+        ["PeerAuthentication", "shop/strict", "all", "STRICT", "2"],
+    ]
+    # Nobody in the mesh is of the namespace bank: a rule that means nobody may be misspelt.
+    assert any("no-bank" in line and line.startswith("warning: ") for line in lines[3:])
+
+
+async def test_policy_of_the_cluster_that_cannot_be_enforced_is_named_with_its_field(api: ApiServer) -> None:
+    api.put(Kind.PEER_AUTHENTICATION, policy("shop/strict", {"mtls": {"mode": "STRICT"}}))
+    api.put(Kind.AUTHORIZATION_POLICY, policy("shop/methods", LAYER_7))
+    api.put(Kind.AUTHORIZATION_POLICY, policy("shop/endless", {"rules": ["x" * 300_000]}))
+    result = await run(api, "policies", "-o", "json")
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert [each["name"] for each in answer["documents"]] == ["strict"]
+    endless, methods = answer["refused"]
+    assert endless.startswith("AuthorizationPolicy shop/endless has 300")
+    assert methods.startswith("AuthorizationPolicy shop/methods:")
+    assert "methods" in methods.partition(":")[2]
+    assert "refused: AuthorizationPolicy shop/methods:" in (await run(api, "policies")).stdout
+
+
+async def test_cluster_without_the_resource_definitions_has_no_policies(api: ApiServer) -> None:
+    api.faults.refuse = {Kind.PEER_AUTHENTICATION: 404, Kind.AUTHORIZATION_POLICY: 404}
+    result = await run(api, "policies")
+    assert (result.exit_code, result.stdout) == (0, "there are no policies that can be enforced\n")
+    assert "the cluster has no resource definition for /apis/security.istio.io/v1/peerauth" in result.stderr
+    api.faults.refuse = {Kind.AUTHORIZATION_POLICY: 403}
+    assert "status 403" in str(await error_of(api, "policies"))
 
 
 async def test_right_that_is_missing_is_named(api: ApiServer) -> None:

@@ -101,6 +101,14 @@ def endpoint_slice(
     }
 
 
+def policy(path: str, spec: Json | None = None, *, version: int = 1, **annotations: str) -> Json:
+    """A policy object `namespace/name`; its kind is that of the list in which it is."""
+    space, _, name = path.partition("/")
+    head = metadata(name, space, version, f"uid-{name}")
+    head["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": "{}", **annotations}
+    return {"metadata": head, "spec": spec or {}, "status": {"conditions": []}}
+
+
 def read(kind: Kind, value: Json) -> AnyObject:
     """The object, which must be a good one."""
     found = parse_object(kind, value)

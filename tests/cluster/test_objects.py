@@ -1,5 +1,6 @@
 """Objects of the API are read strictly in what we use, and blindly in what we do not."""
 
+import json
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -12,10 +13,11 @@ from interceptor.cluster.cluster import Kind, parse_object
 from interceptor.cluster.endpoint_slice import Backend, EndpointSlice, PodReference
 from interceptor.cluster.head import ObjectKey, parse_head, parse_version
 from interceptor.cluster.pod import Phase, Pod
+from interceptor.cluster.policy_object import PolicyObject
 from interceptor.cluster.service import Service, ServicePort
 from interceptor.cluster.table import Unreadable
 from interceptor.errors import InvalidInput
-from tests.cluster.api_objects import endpoint, endpoint_slice, namespace, pod, read, service
+from tests.cluster.api_objects import endpoint, endpoint_slice, namespace, pod, policy, read, service
 
 
 def test_pod_with_all_fields_is_read() -> None:
@@ -221,6 +223,29 @@ def test_endpoint_without_an_address_makes_its_slice_unreadable() -> None:
     found = parse_object(Kind.ENDPOINT_SLICE, endpoint_slice("shop/x", "web", {"addresses": []}))
     assert isinstance(found, Unreadable)
     assert "'' is not an IP address" in found.problem
+
+
+def test_policy_object_is_its_document_without_what_the_api_adds() -> None:
+    spec = {"mtls": {"mode": "STRICT"}}
+    found = read(Kind.PEER_AUTHENTICATION, policy("shop/strict", spec, **{"istio.io/dry-run": "true"}))
+    assert isinstance(found, PolicyObject)
+    assert found.place == "PeerAuthentication shop/strict"
+    assert json.loads(found.text) == {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": {"name": "strict", "namespace": "shop", "annotations": {"istio.io/dry-run": "true"}},
+        "spec": spec,
+    }
+    plain = read(Kind.AUTHORIZATION_POLICY, policy("shop/allow"))
+    assert isinstance(plain, PolicyObject)
+    assert json.loads(plain.text)["metadata"] == {"name": "allow", "namespace": "shop"}
+
+
+def test_policy_object_without_an_end_is_unreadable() -> None:
+    found = parse_object(Kind.AUTHORIZATION_POLICY, policy("shop/big", {"rules": ["x" * 300_000]}))
+    assert isinstance(found, Unreadable)
+    assert "AuthorizationPolicy shop/big has 300" in found.problem
+    assert "at most 262144 are allowed" in found.problem
 
 
 _FIELDS = st.sampled_from(

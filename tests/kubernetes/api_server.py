@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from interceptor.cluster.cluster import Kind
-from interceptor.kubernetes.resource import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
+from interceptor.kubernetes.resource import ENDPOINT_SLICES, NAMESPACES, PODS, POLICIES, SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 Json = dict[str, Any]
-PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES)}
+PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES, *POLICIES)}
 NODES = "/api/v1/nodes/{name}"
 
 

@@ -306,7 +306,7 @@ async def test_watch_that_is_silent_for_too_long_is_begun_anew(
 async def test_api_server_that_is_away_is_told_once_and_waited_for(api: ApiServer) -> None:
     async with watching(api) as watch:
         await synced(watch)
-        await eventually(lambda: all(api.watches(kind) for kind in Kind))
+        await eventually(lambda: all(api.watches(each.kind) for each in EVERYTHING))
         api.faults.refuse = dict.fromkeys(Kind, 503)
         api.cut_watches()
         await until(watch, lambda: len(watch.problems) == 4)
