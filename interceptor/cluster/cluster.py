@@ -129,9 +129,15 @@ class Cluster:
         return candidates[0] if len(candidates) == 1 else None
 
     def service_at(self, address: IPAddress) -> Service | None:
-        """The service of this address; of several with one external address, the first by name."""
-        found = self.services.find(normalised_address(address))
-        return found[0] if found else None
+        """The service of this address.
+
+        An address that the cluster gave to one service is that one's, whoever claims it as an external one
+        (CVE-2020-8554); of several with one external address it is the first by name.
+        """
+        address = normalised_address(address)
+        found = self.services.find(address)
+        given = [each for each in found if address in each.cluster_addresses]
+        return next(iter((*given, *found)), None)
 
     def slices_of(self, each: Service) -> tuple[EndpointSlice, ...]:
         """The endpoint slices of a service."""

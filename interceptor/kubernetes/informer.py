@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE: Final = timedelta(seconds=30)
-STEADY_SECONDS: Final = 10.0  # a watch that lasted so long was a good one
+# A watch that lasted so long was a good one, also when something in between cut it: begin anew without long pauses.
+STEADY_SECONDS: Final = 2.0
+STEADY_BEFORE_LIST_SECONDS: Final = 60.0  # what must be listed anew costs the API more
 # The server ends a watch after so many seconds, drawn anew: those of many nodes do not all end at once.
 WATCH_SECONDS: Final = (300, 600)
 _GONE: Final = 410
@@ -52,6 +54,7 @@ class Informer:
         self._resource = resource
         self._on_event = on_event
         self._on_state = on_state
+        self._watching_since: float | None = None
         self._version: int | None = None  # everything up to it was told; None: list first
         self.is_synced = False
         self.last_error: str | None = None
@@ -65,15 +68,18 @@ class Informer:
         """Until cancelled."""
         failures = 0
         while True:
-            started = trio.current_time()
+            self._watching_since = None
             error = await self._round()
-            lasted = trio.current_time() - started
-            failures = 0 if lasted >= STEADY_SECONDS else failures + 1
+            failures = 0 if self._was_steady() else failures + 1
             if error is not None:
                 self._report(error)
             if error is not None or failures:
                 pause = min(backoff(max(failures - 1, 0), _randomness.random()), LONGEST_PAUSE)
                 await trio.sleep(pause.total_seconds())
+
+    def _was_steady(self) -> bool:
+        enough = STEADY_BEFORE_LIST_SECONDS if self._version is None else STEADY_SECONDS
+        return self._watching_since is not None and trio.current_time() - self._watching_since >= enough
 
     async def _round(self) -> ClusterError | None:
         """List if that must be, and watch until it ends; what went wrong, if anything did."""
@@ -110,6 +116,7 @@ class Informer:
             "resourceVersion": str(self._version),
             "timeoutSeconds": str(_randomness.randint(*WATCH_SECONDS)),
         }
+        self._watching_since = trio.current_time()
         await self._client.follow(self._resource.path, parameters, self._resource.accept_watch, self._take)
         self._well()
 

@@ -74,6 +74,20 @@ def test_address_of_a_pod_leads_to_itself() -> None:
     assert (found.outcome, candidates(found)) == (Outcome.POD, ["10.0.0.2:9000"])
 
 
+@pytest.mark.parametrize("claim", [{"externalIPs": ["10.96.0.1", "10.0.0.1"]}, {"ingress": "10.96.0.1"}])
+def test_address_that_another_service_claims_as_external_stays_its_own(claim: dict[str, Any]) -> None:
+    thief = service("a-thief/web", "10.96.0.66", **claim)
+    if "ingress" in claim:
+        thief["status"] = {"loadBalancer": {"ingress": [{"ip": claim["ingress"]}]}}
+    cluster = shop(*ENDPOINTS).apply(
+        changed(Kind.SERVICE, {**thief, "metadata": {**thief["metadata"], "resourceVersion": "101"}})
+    )
+    found = led(cluster)
+    assert found.service is not None
+    assert str(found.service.head.key) == "shop/web"
+    assert led(cluster, "10.0.0.1:80").outcome is Outcome.POD
+
+
 def test_address_of_nobody_is_not_touched() -> None:
     assert led(shop(*ENDPOINTS), "192.0.2.1:80").outcome is Outcome.UNTOUCHED
 

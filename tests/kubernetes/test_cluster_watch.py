@@ -15,7 +15,7 @@ from interceptor.cluster.resolution import Client, Outcome, resolve
 from interceptor.cluster.workloads import workloads_by_uid
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.kubernetes import client as client_module
-from interceptor.kubernetes import listing
+from interceptor.kubernetes import informer, listing
 from interceptor.kubernetes.access import ApiAccess
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
@@ -152,6 +152,24 @@ async def test_watch_that_breaks_off_in_the_middle_of_an_event_is_resumed_where_
         await until(watch, lambda: is_current(watch, api))
         assert len(api.lists(Kind.POD)) == 1
         await until(watch, lambda: not watch.problems)
+
+
+async def test_watch_that_is_cut_every_other_second_is_resumed_within_one(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a load balancer with a short idle time: pauses do not grow, so that changes stay known soon."""
+    monkeypatch.setattr(informer, "STEADY_SECONDS", 0.1)
+    async with watching(api) as watch:
+        await synced(watch)
+        for number in range(5):
+            await eventually(lambda expected=number: len(api.watches(Kind.POD)) > expected)
+            await trio.sleep(0.2)
+            api.cut_watches()
+        cut_at = trio.current_time()
+        api.put(Kind.POD, pod("shop/new", "10.0.3.8"))
+        await until(watch, lambda: is_current(watch, api))
+        assert trio.current_time() - cut_at < 5  # it would be sixteen
+        assert len(api.lists(Kind.POD)) == 1
 
 
 async def test_watch_resumes_after_the_version_of_a_bookmark(api: ApiServer) -> None:
