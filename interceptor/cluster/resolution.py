@@ -64,7 +64,6 @@ class _Target:
     backend: Backend
     candidate: Candidate
     is_certain: bool
-    is_in_mesh: bool
 
 
 def resolve(cluster: Cluster, destination: Endpoint, client: Client, trust_domain: TrustDomain) -> Resolution:
@@ -76,8 +75,8 @@ def resolve(cluster: Cluster, destination: Endpoint, client: Client, trust_domai
     if service is None:
         return Resolution(Outcome.UNTOUCHED)
     port = service.port(destination.port)
-    targets = tuple(_targets(cluster, service, port, destination.address, trust_domain))
-    if not _is_in_mesh(cluster, service, targets):
+    targets = tuple(_targets(cluster, service, port, destination.address))
+    if not _is_in_mesh(cluster, service, targets, trust_domain):
         return Resolution(Outcome.UNTOUCHED, service, port)
     if port is None:
         return Resolution(Outcome.NO_SUCH_PORT, service)
@@ -88,7 +87,7 @@ def resolve(cluster: Cluster, destination: Endpoint, client: Client, trust_domai
 
 
 def _targets(
-    cluster: Cluster, service: Service, port: ServicePort | None, like: IPAddress, trust_domain: TrustDomain
+    cluster: Cluster, service: Service, port: ServicePort | None, like: IPAddress
 ) -> Iterator[_Target]:
     """The service's endpoints in the address family of `like`, for that port; for any, if it has not that port."""
     for each in cluster.slices_of(service):
@@ -97,23 +96,15 @@ def _targets(
             continue
         for backend in each.backends:
             if backend.address.version == like.version:
-                yield _target(cluster, service, backend, number, trust_domain)
-
-
-def _target(
-    cluster: Cluster, service: Service, backend: Backend, port: int, trust_domain: TrustDomain
-) -> _Target:
-    """Who is there is told by the pods: a slice may be older or newer than what we know of them, or somebody's."""
-    pod, is_certain = _pod_of(cluster, backend)
-    if is_certain:
-        is_in_mesh = pod is not None and membership(cluster, pod, trust_domain).is_possible
-    else:
-        is_in_mesh = _is_namespace_in_mesh(cluster, service)
-    return _Target(backend, Candidate(Endpoint(backend.address, port), pod), is_certain, is_in_mesh)
+                pod, is_certain = _pod_of(cluster, backend)
+                yield _Target(backend, Candidate(Endpoint(backend.address, number), pod), is_certain)
 
 
 def _pod_of(cluster: Cluster, backend: Backend) -> tuple[Pod | None, bool]:
-    """The pod at a backend's address, if any, and whether that is certain: it is not when it should be another one."""
+    """The pod at a backend's address, if any, and whether that is certain: it is not when it should be another one.
+
+    Who is there is told by the pods: a slice may be older or newer than what we know of them, or somebody's.
+    """
     there = cluster.pod_at(backend.address)
     if backend.pod is None:
         return there, True
@@ -125,11 +116,16 @@ def _pod_of(cluster: Cluster, backend: Backend) -> tuple[Pod | None, bool]:
     return meant, there is meant
 
 
-def _is_in_mesh(cluster: Cluster, service: Service, targets: tuple[_Target, ...]) -> bool:
-    """Whether a connection to the service may reach a workload; without endpoints its namespace decides."""
-    if not targets:
-        return _is_namespace_in_mesh(cluster, service)
-    return any(target.is_in_mesh for target in targets)
+def _is_in_mesh(
+    cluster: Cluster, service: Service, targets: tuple[_Target, ...], trust_domain: TrustDomain
+) -> bool:
+    """Whether a connection to the service may reach a workload; where nobody is certain its namespace decides."""
+    for target in targets:
+        pod = target.candidate.pod
+        if target.is_certain and pod is not None and membership(cluster, pod, trust_domain).is_possible:
+            return True
+    is_certain = bool(targets) and all(target.is_certain for target in targets)
+    return not is_certain and _is_namespace_in_mesh(cluster, service)
 
 
 def _is_namespace_in_mesh(cluster: Cluster, service: Service) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from interceptor.cluster.cluster import Changed, Cluster, ClusterEvent, Kind, parse_object
 from interceptor.cluster.head import ObjectKey
 from interceptor.cluster.table import REMEMBERED_REMOVALS
-from tests.cluster.api_objects import changed, cluster_of, listed, pod, removed
+from tests.cluster.api_objects import changed, cluster_of, listed, pod, policy, removed
 
 WEB = ObjectKey("shop", "web")
 TOO_LONG = {"app": "x" * 10_000}
@@ -147,6 +147,16 @@ def test_any_order_of_repeated_events_and_lists_ends_at_the_state_of_the_api(
     assert dict(cluster.pods.objects.items()) == dict(expected.pods.objects.items())
     for address in map(ip_address, ("10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3")):
         assert cluster.pods.find(address) == expected.pods.find(address)
+
+
+def test_policy_objects_are_sorted_by_name_and_kind() -> None:
+    cluster = _after(
+        changed(Kind.PEER_AUTHENTICATION, policy("shop/b")),
+        changed(Kind.PEER_AUTHENTICATION, policy("shop/a")),
+        changed(Kind.AUTHORIZATION_POLICY, policy("shop/b")),
+    )
+    places = [each.place for each in cluster.policy_objects()]
+    assert places == ["PeerAuthentication shop/a", "AuthorizationPolicy shop/b", "PeerAuthentication shop/b"]
 
 
 def test_cluster_of_nothing_is_not_listed() -> None:
