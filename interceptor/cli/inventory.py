@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -117,6 +118,7 @@ def _row(pod: Pod, found: Membership, workload: Workload | None) -> Row:
 
 async def _follow(session: Session, access: ApiAccess, resources: tuple[Resource, ...], output: str) -> None:
     trust_domain = session.config.trust_domain
+    logging.getLogger("interceptor").addHandler(logging.NullHandler())  # what it would say is told below
     async with ApiClient(access) as client, trio.open_nursery() as nursery:
         watch = ClusterWatch(client, resources)
         nursery.start_soon(watch.run)

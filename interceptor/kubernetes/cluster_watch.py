@@ -39,8 +39,10 @@ class ClusterWatch:
     @property
     def problems(self) -> list[str]:
         """What cannot be followed, and which objects cannot be read, one line each."""
-        errors = (informer.last_error for informer in self._informers)
-        return [*(error for error in errors if error is not None), *self.cluster.problems()]
+        errors = [
+            f"{each.what}: {each.last_error}" for each in self._informers if each.last_error is not None
+        ]
+        return [*errors, *self.cluster.problems()]
 
     async def wait_synced(self) -> Cluster:
         """Wait until everything was listed."""

@@ -6,6 +6,7 @@ when a watch is left half-way, and they bound neither a line nor an answer.
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -157,6 +158,8 @@ def _reason(error: BaseException) -> str:
         return f"its certificate is not accepted, {cause.verify_message}"
     if isinstance(cause, BaseExceptionGroup):  # of the attempts at several addresses
         cause = cause.exceptions[0]
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
+    if (
+        isinstance(cause, OSError) and cause.strerror
+    ):  # trio writes the address into that of a refused connection
+        return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
     return " ".join(str(cause).split()) or type(cause).__name__

@@ -90,7 +90,7 @@ class Informer:
         except InvalidInput as error:
             # After garbage nothing that was sent can be relied on: begin with a list.
             self._version = None
-            return ClusterError(f"{self.what}: the API's answer cannot be used: {error}")
+            return ClusterError(f"the API's answer cannot be used: {error}")
         except ApiRefusal as error:
             if error.status != _GONE:
                 return error
@@ -124,7 +124,7 @@ class Informer:
         event = parse_watch_line(self._resource.kind, line)
         match event:
             case Failure():
-                raise ApiRefusal(event.code, f"{self.what}: the API ended the watch: {event.message}")
+                raise ApiRefusal(event.code, f"the API ended the watch: {event.message}")
             case Bookmark():
                 self._advance(event.version)
             case Removed():

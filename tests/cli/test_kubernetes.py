@@ -117,7 +117,9 @@ async def test_inventory_that_watches_prints_each_change_until_it_is_interrupted
     command = [sys.executable, "-m", "interceptor", "kubernetes", "inventory", "--watch", "--server", api.url]
     async with trio.open_nursery() as nursery:
         with trio.fail_after(DEADLINE_SECONDS):
-            start = partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
+            start = partial(
+                trio.run_process, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
+            )
             process: trio.Process = await nursery.start(start)
             rest = bytearray()
             lines = {await _line(process, rest) for _ in range(3)}
@@ -134,6 +136,14 @@ async def test_inventory_that_watches_prints_each_change_until_it_is_interrupted
                 await _line(process, rest)
                 == "shop/web-1 is gone as spiffe://cluster.local/ns/shop/sa/web: it is no longer there"
             )
+            api.faults.refuse = {Kind.POD: 403}
+            api.cut_watches()
+            assert process.stderr is not None
+            told = b""
+            while b"RBAC" not in told:
+                told += await process.stderr.receive_some()
+            lines = told.decode().splitlines()
+            assert len([line for line in lines if "status 403" in line]) == 1, lines
             os.kill(process.pid, signal.SIGINT)
             assert await process.wait() == 130
 

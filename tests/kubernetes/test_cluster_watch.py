@@ -272,7 +272,7 @@ async def test_garbage_instead_of_a_list_is_told_and_asked_again(api: ApiServer)
     async with watching(api) as watch:
         await until(watch, lambda: watch.problems)
         assert watch.problems == [
-            "/api/v1/pods: the API's answer cannot be used: the list of pods is not valid JSON"
+            "pods: /api/v1/pods: the API's answer cannot be used: the list of pods is not valid JSON"
         ]
         assert "pods" in watch.waiting_for
         await until(watch, lambda: is_current(watch, api) and not watch.problems)
@@ -284,7 +284,7 @@ async def test_one_kind_that_is_forbidden_does_not_stop_the_others(api: ApiServe
         await until(watch, lambda: watch.problems and watch.waiting_for == ["services"])
         assert watch.problems == [
             (
-                "the API server refused /api/v1/services with status 403, 'services is forbidden: User cannot list': "
+                "services: the API server refused /api/v1/services with status 403, 'services is forbidden: User cannot list': "
                 "give the service account the right to get, list and watch it (RBAC)"
             )
         ]
