@@ -8,7 +8,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interceptor/strict_yaml.py,interceptor/workload.py
-pure := $(pure),interceptor/authority/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
+pure := $(pure),interceptor/authority/*,interceptor/cluster/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
 # Tests wait more than they compute: one more worker than processors.  Each has nodes of its own.
@@ -54,10 +54,11 @@ format: install-test ## Format the code and make the fixes that are safe
 cover: install-test ## Show the lines and branches that the last `make test` did not reach
 	@$(bin)/coverage report --show-missing --skip-covered
 
-bench: install-bench ## Compare with Envoy and with no mesh, and measure the authority, on this machine (root)
+bench: install-bench ## Compare with Envoy and with no mesh, measure the authority and a big cluster (root)
 	@$(bin)/python tests/bench/policies.py
 	@$(bin)/python tests/bench/run.py
 	@$(bin)/python tests/bench/authority.py
+	@$(bin)/python tests/bench/cluster.py
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
 	@.ci/lock

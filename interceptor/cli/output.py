@@ -25,6 +25,9 @@ FORMATS = ("table", "json", "yaml")
 
 _COLOURS = {
     "ready": "green",
+    "enrolled": "green",
+    "draining": "yellow",
+    "waiting": "yellow",
     "valid": "green",
     "ok": "green",
     "permit": "green",
@@ -60,9 +63,9 @@ def print_data(data: object, output: str) -> None:
     click.echo(json_text(data) if output == "json" else yaml_text(data), nl=output == "json")
 
 
-def json_text(data: object) -> str:
-    """JSON for people's eyes too, in ASCII: it must come through every locale and every pipe."""
-    return json.dumps(data, indent=2)
+def json_text(data: object, indent: int | None = 2) -> str:
+    """JSON for people's eyes too, in ASCII: it must come through every locale and every pipe; None is one line."""
+    return json.dumps(data, indent=indent)
 
 
 def yaml_text(data: object) -> str:

@@ -1,0 +1,26 @@
+"""The group of commands about a Kubernetes cluster, and where each is."""
+
+from __future__ import annotations
+
+import click
+
+from interceptor.cli.cluster_policies import policies
+from interceptor.cli.inventory import inventory
+from interceptor.cli.resolve import resolve
+
+
+@click.group()
+def kubernetes() -> None:
+    """See a Kubernetes cluster as the mesh would.
+
+    In a pod they ask the API that the pod is given; elsewhere, beside 'kubectl proxy'.
+
+    \b
+    Examples:
+      kubectl proxy &
+      interceptor kubernetes inventory --server http://127.0.0.1:8001
+    """
+
+
+for command in (inventory, resolve, policies):
+    kubernetes.add_command(command)
