@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-test install-bench format lint types test cover bench demo lock clean
+.PHONY: help demo deps deps-test deps-bench install uninstall format lint types test cover bench lock clean
 
 bin := .venv/bin
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
@@ -19,39 +19,45 @@ retry := { [[ $${CI-} == true ]] && echo "test: once more, what failed" && \
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
 
-demo: install ## Two unmodified programs talk over mutual TLS, a third is refused (root, about two minutes)
+demo: deps ## Two unmodified programs talk over mutual TLS, a third is refused (root, about two minutes)
 	@$(bin)/interceptor demo
 
-install: ## Install what the product needs: Debian packages and .venv
+deps: ## Install what the product needs: Debian packages and .venv
 	@.ci/install run
 
-install-test: ## Install also what the tests and the checks need
+deps-test: ## Install also what the tests and the checks need
 	@.ci/install test
 
-install-bench: ## Install also what the benchmark compares with
+deps-bench: ## Install also what the benchmark compares with
 	@.ci/install bench
+
+install: deps ## Install the product as a service: /opt/interceptor, systemd unit, /etc/interceptor (root; or DESTDIR=DIR)
+	@.ci/system install
+
+uninstall: ## Withdraw everything and remove the service; PURGE=1 removes configuration and state too (root)
+	@.ci/system uninstall
 
 test: lint types ## Everything that must pass: lint, types, and all tests with branch coverage (root)
 	@$(bin)/python -m pytest -q --cov --cov-report=term:skip-covered || $(retry)
 	@report=$$($(bin)/coverage report --include='$(pure)' --fail-under=100 --show-missing --skip-covered) || \
 		{ echo "$$report"; echo "test: not every branch of the pure packages is reached" >&2; exit 1; }
 
-lint: install-test ## Check style, formatting, and who may import whom
+lint: deps-test ## Check style, formatting, and who may import whom
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/lint-imports
 
-types: install-test ## Check the types
+types: deps-test ## Check the types
 	@$(bin)/mypy
 
-format: install-test ## Format the code and make the fixes that are safe
+format: deps-test ## Format the code and make the fixes that are safe
 	@$(bin)/ruff check --fix
 	@$(bin)/ruff format
 
-cover: install-test ## Show the lines and branches that the last `make test` did not reach
+cover: deps-test ## Show the lines and branches that the last `make test` did not reach
 	@$(bin)/coverage report --show-missing --skip-covered
 
-bench: install-bench ## Compare with Envoy and with no mesh, in one run on this machine (root)
+bench: deps-bench ## Compare with Envoy and with no mesh, in one run on this machine (root)
 	@$(bin)/python tests/bench/run.py
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows

@@ -14,6 +14,7 @@ from interceptor.agent.enroller import CutOff, Enroller
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
+from interceptor.agent.service_manager import READY, STOPPING, tell_service_manager
 from interceptor.agent.signer import EmbeddedSigner
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
@@ -107,7 +108,9 @@ class Node:
                 self.config.trust_domain,
                 self.config.mode,
             )
+            tell_service_manager(READY)
             await self._stop.wait()
+            tell_service_manager(STOPPING)
             nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
