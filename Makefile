@@ -3,9 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo deps deps-test deps-bench install uninstall format lint types test cover bench lock clean
+.PHONY: help demo deps deps-test deps-bench install uninstall format lint types test cover bench box vagrant-test vagrant-matrix lock clean
 
 bin := .venv/bin
+BOX ?= bookworm-6.1
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/workload.py
 pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
@@ -31,7 +32,8 @@ deps-test: ## Install also what the tests and the checks need
 deps-bench: ## Install also what the benchmark compares with
 	@.ci/install bench
 
-install: deps ## Install the product as a service: /opt/interceptor, systemd unit, /etc/interceptor (root; or DESTDIR=DIR)
+install: ## Install the product as a service: /opt/interceptor, systemd unit, /etc/interceptor (root; or DESTDIR=DIR)
+	@.ci/install packages
 	@.ci/system install
 
 uninstall: ## Withdraw everything and remove the service; PURGE=1 removes configuration and state too (root)
@@ -59,6 +61,18 @@ cover: deps-test ## Show the lines and branches that the last `make test` did no
 
 bench: deps-bench ## Compare with Envoy and with no mesh, in one run on this machine (root)
 	@$(bin)/python tests/bench/run.py
+
+box: ## Build a Vagrant box from Debian packages, unless it is there: BOX=bookworm-5.10|bookworm-6.1|bookworm-6.12|trixie-6.12|trixie-newest (root)
+	@.ci/install boxes
+	@vagrant/build-box $(BOX)
+
+vagrant-test: deps-test ## Install and test in two machines of their own: BOX as above, KEEP=1 leaves them running, SMOKE=1 is short (root)
+	@.ci/install boxes
+	@$(bin)/python -m pytest -q vagrant/scenarios -c vagrant/scenarios/pytest.ini --box=$(BOX) $(if $(KEEP),--keep) $(if $(SMOKE),-m smoke)
+
+vagrant-matrix: deps-test ## The short version of vagrant-test on every kernel, and a table: BOXES="trixie-6.12 ..." chooses (root, slow)
+	@.ci/install boxes
+	@$(bin)/python vagrant/scenarios/matrix.py $(BOXES)
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
 	@.ci/lock

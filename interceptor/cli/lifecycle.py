@@ -21,7 +21,7 @@ from interceptor.errors import AgentError
 if TYPE_CHECKING:
     from interceptor.cli.context import Session
 
-START_SECONDS = 60.0
+START_SECONDS = 300.0  # compiling alone takes a minute on an emulated processor that others use too
 DOWN_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LOG_LINE = re.compile(
