@@ -42,6 +42,7 @@ PYTEST = ".venv/bin/python -m pytest -q -p no:cacheprovider -o faulthandler_time
 HOOKS = ".venv/bin/python -m vagrant.scenarios.hooks"
 
 
+MODULES = ("test_service", "test_two_nodes", "test_uninstall", "test_quick_start")
 OUTCOMES: dict[str, str] = {}
 
 
@@ -52,8 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is waited for last comes last."""
-    items.sort(key=lambda item: item.path.name == "test_quick_start.py")
+    """In the order in which they build on each other; what is waited for last comes last."""
+    items.sort(key=lambda item: MODULES.index(item.path.stem))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -108,7 +109,8 @@ def boxes(
     _lab: None, logs: Path, request: pytest.FixtureRequest, pytestconfig: pytest.Config
 ) -> Iterator[dict[str, Box]]:
     """Both nodes."""
-    names = list(ADDRESSES if _selected(request, "test_service") else [FIRST])
+    alone = all("test_quick_start" in item.nodeid for item in request.session.items)
+    names = [FIRST] if alone else list(ADDRESSES)
     verb = "rsync" if pytestconfig.getoption("--again") else "up"
     answer = in_lab("vagrant", verb, *names, timeout=UP_SECONDS)
     (logs / f"{verb}.txt").write_text(
@@ -123,6 +125,18 @@ def boxes(
     for node in nodes.values():
         for name, command in _LOGS.items():
             (logs / f"{node.name}-{name}").write_text(node.run(command).output)
+
+
+@pytest.fixture(scope="session")
+def installed(boxes: dict[str, Box], logs: Path) -> dict[str, Box]:
+    """Both nodes after README's commands for the service."""
+    parts = {"install": "make install"}
+    scripts = [Script.start(box, parts, logs / f"{box.name}-install.txt") for box in boxes.values()]
+    for script in scripts:
+        script.wait("install", timeout=900).check()
+    for box in boxes.values():
+        box.check("systemctl enable --now interceptor", timeout=330)
+    return boxes
 
 
 @pytest.fixture(scope="session")
