@@ -9,7 +9,7 @@ bin := .venv/bin
 BOX ?= bookworm-6.1
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/workload.py
-pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
+pure := $(pure),interceptor/authority/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
 # Hundreds of tests start agents, programs and namespaces on a machine that others use too.  CI runs what failed once
@@ -59,8 +59,9 @@ format: deps-test ## Format the code and make the fixes that are safe
 cover: deps-test ## Show the lines and branches that the last `make test` did not reach
 	@$(bin)/coverage report --show-missing --skip-covered
 
-bench: deps-bench ## Compare with Envoy and with no mesh, in one run on this machine (root)
+bench: deps-bench ## Compare with Envoy and with no mesh, and measure the authority, on this machine (root)
 	@$(bin)/python tests/bench/run.py
+	@$(bin)/python tests/bench/authority.py
 
 box: ## Build a Vagrant box from Debian packages, unless it is there: BOX=bookworm-5.10|bookworm-6.1|bookworm-6.12|trixie-6.12|trixie-newest (root)
 	@.ci/install boxes

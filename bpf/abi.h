@@ -22,6 +22,9 @@
 #define INBOUND_PLAINTEXT_PORT 15006
 #define INBOUND_TUNNEL_PORT 15008
 
+/* On the proxy's connections to an application, and so on that application's end. */
+#define RETURN_PATH_MARK 0x15008
+
 /* Bounds of the maps.  bpf/README.md says what happens when each is full. */
 #define MAX_WORKLOADS 4096
 #define MAX_OWN_ADDRESSES 16384
@@ -46,7 +49,8 @@
 #define COUNTER_STEERED_TUNNEL 6
 #define COUNTER_REFUSED_NO_LISTENER 7
 #define COUNTER_REFUSED_LINK 8
-#define COUNTER_COUNT 9
+#define COUNTER_UNBOUND_ANSWERS 9
+#define COUNTER_COUNT 10
 
 /* Key of `captured_prefixes` (LPM trie): where captured connections go. */
 struct prefix {

@@ -259,6 +259,51 @@ int peer_name_ipv6(struct bpf_sock_addr *ctx)
 	return PROCEED;
 }
 
+/* bpf_bind fails when the application has chosen a port itself, but no address:
+ * the kernel then chose that of loopback, by which the proxy is reached. */
+static __always_inline struct workload_entry *workload_on_loopback(struct bpf_sock_addr *ctx)
+{
+	__u64 netns_cookie;
+
+	if (!connected_to.sk_storage_get(ctx->sk, 0, 0))
+		return 0;
+	netns_cookie = bpf_get_netns_cookie(ctx);
+	return workloads.lookup(&netns_cookie);
+}
+
+int own_name_ipv4(struct bpf_sock_addr *ctx)
+{
+	struct workload_entry *workload;
+
+	if (ctx->user_ip4 != IPV4_LOOPBACK)
+		return PROCEED;
+	workload = workload_on_loopback(ctx);
+	if (workload && !is_unset(workload->ipv4_source))
+		ctx->user_ip4 = address_word(workload->ipv4_source, 3);
+	return PROCEED;
+}
+
+int own_name_ipv6(struct bpf_sock_addr *ctx)
+{
+	struct workload_entry *workload;
+	__u8 own[16], *source;
+
+	address_from_words(own, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
+	if (!is_loopback(own))
+		return PROCEED;
+	workload = workload_on_loopback(ctx);
+	if (!workload)
+		return PROCEED;
+	source = is_ipv4_mapped(own) ? workload->ipv4_source : workload->ipv6_source;
+	if (is_unset(source))
+		return PROCEED;
+	ctx->user_ip6[0] = address_word(source, 0);
+	ctx->user_ip6[1] = address_word(source, 1);
+	ctx->user_ip6[2] = address_word(source, 2);
+	ctx->user_ip6[3] = address_word(source, 3);
+	return PROCEED;
+}
+
 /*
  * The client's end of a connection to the proxy: the local end as the client
  * sees it, the remote end as the proxy's accepted socket sees it.  All fields
@@ -410,6 +455,31 @@ KMOD_RET(security_inet_conn_request, const struct sock *listener, struct sk_buff
 }
 #endif
 
+/*
+ * An application has a connection with the proxy, which borrowed a client's
+ * address.  Only rules and routes keep its answers on loopback, and whoever
+ * administers the namespace can take them away ("ip rule flush", or loopback is
+ * brought down): bound to loopback, they leave by no link then.
+ */
+static __always_inline void keep_on_loopback(struct bpf_sock_ops *ops)
+{
+	char loopback[] = "lo";
+
+	if (bpf_setsockopt(ops, LEVEL_SOCKET, OPTION_BIND_TO_DEVICE, loopback, sizeof(loopback)))
+		count(COUNTER_UNBOUND_ANSWERS);
+}
+
+static __always_inline int is_in_a_workload(struct bpf_sock_ops *ops)
+{
+#ifdef OLDER_KERNEL
+	return 1; /* cannot be known; nobody else is supposed to have that mark */
+#else
+	__u64 netns_cookie = bpf_get_netns_cookie(ops);
+
+	return workloads.lookup(&netns_cookie) != 0;
+#endif
+}
+
 int track_flows(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
@@ -423,6 +493,8 @@ int track_flows(struct bpf_sock_ops *ops)
 	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		if (ops->local_port == OUTBOUND_PORT)
 			flow_accepted(ops, sk);
+		else if (sk->mark == RETURN_PATH_MARK && is_in_a_workload(ops))
+			keep_on_loopback(ops);
 		return 0;
 	}
 	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {

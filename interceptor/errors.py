@@ -57,6 +57,10 @@ class AuthorityError(InterceptorError):
     """The certificate authority cannot or will not issue."""
 
 
+class AuthorityUnavailable(AuthorityError):  # noqa: N818 -- a state of the authority, and expected
+    """The certificate authority cannot be reached or cannot answer now: the same may work later."""
+
+
 class PeerRejected(InterceptorError):  # noqa: N818 -- a verdict on the peer, and expected
     """The other end of a TLS connection has not proven an identity that we accept.
 

@@ -24,10 +24,16 @@ _TEXT_TYPE = "text/plain; charset=utf-8"
 class MetricsServer:
     """Serves what `expose` and `readiness` return; reads nothing from the client but the request line."""
 
-    def __init__(self, expose: Callable[[], bytes], readiness: Callable[[], list[str]]) -> None:
-        """`readiness` lists what is still missing; an empty list means ready."""
+    def __init__(
+        self,
+        expose: Callable[[], bytes],
+        readiness: Callable[[], list[str]],
+        warnings: Callable[[], list[str]] = list,
+    ) -> None:
+        """`readiness` lists what is missing, an empty list means ready; `warnings` what is not missing yet."""
         self._expose = expose
         self._readiness = readiness
+        self._warnings = warnings
         self._places = trio.CapacityLimiter(MAX_CLIENTS)
 
     async def serve(self, listener: trio.SocketListener) -> None:
@@ -72,6 +78,7 @@ class MetricsServer:
             return 200, _METRICS_TYPE, self._expose()
         if request.target == b"/ready":
             missing = self._readiness()
-            text = "".join(f"{line}\n" for line in missing or ["ready"])
+            lines = missing or ["ready", *(f"warning: {line}" for line in self._warnings())]
+            text = "".join(f"{line}\n" for line in lines)
             return (503 if missing else 200), _TEXT_TYPE, text.encode()
         return 404, _TEXT_TYPE, b"try /metrics or /ready\n"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from interceptor.agent.main import BPFFS
+from interceptor.kernel.mounts import is_bpffs, mount_bpffs, unmount_bpffs
 from tests.harness.node import Node, prepared_node, running_node
 from tests.harness.slot import sweep_all
 
@@ -59,10 +61,34 @@ def _swept() -> None:
 
 
 @pytest.fixture(scope="session")
+def bpf_file_system() -> Iterator[None]:
+    """A BPF file system where it belongs, which stays: `down` unmounts an empty one that was mounted for it."""
+    mounted = False
+    while True:
+        if not is_bpffs(BPFFS):
+            mounted = mount_bpffs(BPFFS)
+        opened = os.open(BPFFS, os.O_RDONLY | os.O_DIRECTORY)  # in use, from here on
+        if is_bpffs(BPFFS):
+            break
+        os.close(opened)
+    yield
+    os.close(opened)
+    if mounted:
+        unmount_bpffs(BPFFS)
+
+
+@pytest.fixture(scope="session")
 def shared_node(_swept: None) -> Iterator[Node]:
     """A running agent in STRICT mode for the whole session: leave it running, and close what you make on it."""
     with running_node() as node:
         yield node
+
+
+@pytest.fixture(autouse=True)
+def _records_of_this_test(request: pytest.FixtureRequest) -> None:
+    """What a test finds in the shared node's records are its own connections."""
+    if "shared_node" in request.fixturenames:
+        request.getfixturevalue("shared_node").begin()
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,10 @@ from interceptor.agent.listeners import open_listeners, steering_slots
 from interceptor.agent.reference import end_processes
 from interceptor.agent.state import EnrolledState
 from interceptor.agent.workload_context import workload_context
+from interceptor.authority_client import AuthorityRefusal
 from interceptor.errors import EnrolmentError, InterceptorError
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
+from interceptor.identity.trust_bundle import TrustBundles
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT
@@ -31,26 +33,29 @@ from interceptor.kernel.return_path import current_sysctls, install_return_path,
 from interceptor.kernel.socket_diag import destroy_established
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.tls import tls_contexts
+from interceptor.proxy.late_denial import age_denial, revocation_denial
 from interceptor.proxy.workload_proxy import WorkloadProxy
+from interceptor.transport.tls import tls_contexts
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from interceptor.agent.reference import NamespaceReference
     from interceptor.agent.state import RunDetails, StateFile
     from interceptor.agent.workload_context import Shared
     from interceptor.credentials import Credentials
     from interceptor.identity.svid import X509Svid
-    from interceptor.identity.trust_bundle import TrustBundles
     from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.proxy.late_denial import Lifetimes
     from interceptor.workload import IPAddress, IPNetwork
 
 log = logging.getLogger(__name__)
 
 ADDRESS_PAUSE_SECONDS, ADDRESS_RETRY_SECONDS = 0.1, 1.0
 FIRST_CERTIFICATE_SECONDS = 10.0
+REFUSAL_POLL_SECONDS = 0.1
 # What a program wrote before it ended may still be on its way to a slow reader.
 DRAIN_SECONDS = 45.0
 STALLED_SECONDS = 5.0
@@ -94,9 +99,7 @@ class Request:
 class Enroller:
     """Owner of the set of enrolled workloads; its methods run one at a time."""
 
-    def __init__(
-        self, shared: Shared, credentials: Credentials, state_file: StateFile, bundles: TrustBundles
-    ) -> None:
+    def __init__(self, shared: Shared, credentials: Credentials, state_file: StateFile) -> None:
         self._shared = shared
         self._config = shared.config
         self._capture = shared.capture
@@ -105,7 +108,7 @@ class Enroller:
         self._registry = shared.registry
         self._credentials = credentials
         self._state_file = state_file
-        self._bundles = bundles
+        self._bundles = TrustBundles({})  # nobody, until `believe`
         self._enrolled: dict[WorkloadKey, Enrolled] = {}
         self._cut_off: dict[WorkloadKey, CutOff] = {}
         # Written down, and not in either of the above yet: being enrolled, or waiting to be taken over.
@@ -124,6 +127,31 @@ class Enroller:
 
     def get(self, key: WorkloadKey) -> Enrolled | None:
         return self._enrolled.get(key)
+
+    async def believe(self, bundles: TrustBundles) -> None:
+        """Verify peers by these bundles from now on, and close the connections of those who are revoked in them."""
+        same_roots = bundles.roots == self._bundles.roots
+        self._bundles = bundles
+        # All of them before anything else runs: the other end of a connection may be on this node, and has a reason too.
+        for enrolled in self._enrolled.values():
+            context = enrolled.proxy.context
+            if context.tls.value is not None:
+                context.tls.replace(replace(context.tls.value, bundles=bundles))
+            closed = context.live.close_denied(lambda record: revocation_denial(record, bundles))
+            if closed:
+                log.info("%s: %d connections were closed, an end is revoked", enrolled.workload.key, closed)
+        for enrolled in () if same_roots else tuple(self._enrolled.values()):
+            tls = enrolled.proxy.context.tls
+            if tls.value is not None and self._bundles is bundles:
+                tls.replace(tls_contexts(tls.value.svid, bundles))
+            await trio.lowlevel.checkpoint()  # it takes a millisecond for each workload
+
+    def close_aged(self, lifetimes: Lifetimes, now: datetime) -> None:
+        """Close the connections that are too old, or whose peer's certificate has been expired for too long."""
+        monotonic = trio.current_time()
+        for enrolled in self._enrolled.values():
+            live = enrolled.proxy.context.live
+            live.close_denied(lambda record: age_denial(record, lifetimes, now, monotonic))
 
     async def enrol(self, request: Request, netns: NetworkNamespace, nursery: trio.Nursery) -> Enrolled:
         """Enrol a network namespace, which is ours to close from now on; returns when it has its certificate."""
@@ -287,7 +315,7 @@ class Enroller:
             return True
         bridge = self._config.bridge
         within = any(address in cidr for cidr in self._config.mesh_cidrs)
-        taken = self._holder_to_be(address, besides=state.key) is not None
+        taken = self._holder_to_be(address, besides=state.key) or self._registry.value.is_remote(address)
         return state.run is None and within and not taken and address not in (bridge.ipv4.ip, bridge.ipv6.ip)
 
     def _holder_to_be(self, address: IPAddress, *, besides: WorkloadKey) -> WorkloadKey | None:
@@ -315,6 +343,8 @@ class Enroller:
         addresses = _addresses(netns, lambda a: previous is None or self._may_keep(previous, a))
         workload = Workload(key, identity, addresses, self._config.node)
         self._require_free(workload)
+        if previous is None:
+            self._require_local(workload)
         state = self._write_down(workload, request, netns, undo) if previous is None else previous
         install_return_path(netns)
         listeners = open_listeners(netns, undo)
@@ -351,6 +381,17 @@ class Enroller:
                 raise EnrolmentError(
                     f"workload {workload.key} cannot be enrolled, its address {address} belongs to {holder}, which "
                     "could not be taken over from the last agent: withdraw that first"
+                )
+
+    def _require_local(self, workload: Workload) -> None:
+        """EnrolmentError when a workload of another node has one of its addresses: others are sent there."""
+        for address in workload.addresses:
+            if self._registry.value.is_remote(address):
+                holder = self._registry.value.by_address(address)
+                assert holder is not None
+                raise EnrolmentError(
+                    f"workload {workload.key} cannot be enrolled, its address {address} belongs to {holder.key} on "
+                    f"node {holder.node}: give this one another address, or withdraw the other there"
                 )
 
     def _write_down(
@@ -422,10 +463,16 @@ class Enroller:
         await self._credentials.keep_fresh(enrolled.workload, publish)
 
     async def _has_certificate(self, enrolled: Enrolled) -> bool:
+        """Whether it has its first one, or gets it soon; an authority elsewhere that says no will not say yes then."""
+        tls = enrolled.proxy.context.tls
         with trio.move_on_after(FIRST_CERTIFICATE_SECONDS):
-            while enrolled.proxy.context.tls.value is None:
-                await enrolled.proxy.context.tls.wait_changed()
-        return enrolled.proxy.context.tls.value is not None
+            while tls.value is None:
+                status = self._credentials.status(enrolled.workload.key)
+                if status is not None and isinstance(status.last_failure, AuthorityRefusal):
+                    break
+                with trio.move_on_after(REFUSAL_POLL_SECONDS):
+                    await tls.wait_changed()
+        return tls.value is not None
 
     def _require_new(
         self, key: WorkloadKey, netns: NetworkNamespace, *, previous: EnrolledState | None

@@ -14,7 +14,7 @@ from interceptor.agent.clock import wall_clock
 from interceptor.agent.explain_ends import find_destination, find_source, preferred_address, split_destination
 from interceptor.agent.explanation import Explanation
 from interceptor.agent.health import problems_of
-from interceptor.errors import utc
+from interceptor.errors import EnrolmentError, utc
 from interceptor.kernel.abi import INBOUND_TUNNEL_PORT
 from interceptor.kernel.listening import is_listened_on
 from interceptor.policy.policy_set import InboundAttempt, OutboundAttempt
@@ -32,9 +32,14 @@ _RECENT = 10_000  # more than are remembered
 
 
 def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
-    """What would happen if `source_text` (a workload, or any address) connected to `destination_text`."""
+    """What would happen if `source_text` (a workload, or any address) connected to `destination_text`.
+
+    EnrolmentError for a source on another node: what is decided first is decided there.
+    """
     host, port = split_destination(destination_text)
     source = find_source(node, source_text)
+    if isinstance(source, Workload) and _is_elsewhere(node, source):
+        raise EnrolmentError(f"{source.key} runs on node {source.node}: ask there")
     destination = find_destination(node, source, host, port)
     explanation = Explanation(
         str(source.key) if isinstance(source, Workload) else str(source), str(destination.endpoint)
@@ -66,7 +71,8 @@ def _from_workload(node: Node, explanation: Explanation, source: Workload, desti
     identity = None
     if verdict.transport is Transport.MUTUAL_TLS:
         identity = source.identity
-        if not all(_certificate(node, explanation, each) for each in (source, destination.workload)):
+        ours = [each for each in (source, destination.workload) if not _is_elsewhere(node, each)]
+        if not all(_certificate(node, explanation, each) for each in ours):
             return
     _arrive(node, explanation, destination, _same_family(source, destination.endpoint), identity)
 
@@ -96,6 +102,10 @@ def _arrive(
     """The destination's half: its proxy, its policy, its application."""
     workload = destination.workload
     assert workload is not None
+    if _is_elsewhere(node, workload):
+        where = f"{workload.key} is on node {workload.node}: what its proxy decides can be asked there"
+        explanation.step("inbound", where)
+        return
     problems = _problems(node, workload)
     listener = "tunnel" if identity else "plaintext"
     explanation.step(
@@ -143,6 +153,10 @@ def _certificate(node: Node, explanation: Explanation, workload: Workload) -> bo
         return False
     explanation.step("certificate", f"{workload.key} has one, valid until {utc(svid.not_after)}")
     return True
+
+
+def _is_elsewhere(node: Node, workload: Workload) -> bool:
+    return node.registry.value.is_remote(workload.addresses[0])
 
 
 def _problems(node: Node, workload: Workload) -> str:

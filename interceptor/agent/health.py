@@ -1,11 +1,14 @@
-"""What is wrong with an enrolled workload: asked of the kernel and of its proxy at this moment."""
+"""What is wrong with an enrolled workload, or with the node: asked of the kernel and of the proxy at this moment."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from interceptor.agent.clock import wall_clock
-from interceptor.errors import InterceptorError
+from interceptor.errors import InterceptorError, PeerRejected, utc
+from interceptor.identity.certificates import fingerprint
+from interceptor.identity.rotation import is_late
+from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.kernel.capture import is_attached
 from interceptor.kernel.return_path import has_return_path
 
@@ -22,7 +25,30 @@ def problems_of(node: Node, enrolled: Enrolled) -> list[str]:
         found = [*_capture_problems(node, enrolled)]
     except (InterceptorError, OSError) as error:
         found = [f"its state in the kernel cannot be read: {error}"]
-    return [*found, *_certificate_problems(enrolled)]
+    return [*found, *_certificate_problems(node, enrolled)]
+
+
+def authority_problems(node: Node) -> list[str]:
+    """What of the node's own certificate and of the authorities above is past three quarters of its life."""
+    now, found = wall_clock(), []
+    own = node.credentials.node
+    if own is not None and own.certificate is not None:
+        svid = own.certificate
+        if is_late(svid.issued_at, svid.not_after, now):
+            why = own.last_error or "no renewal was tried yet"
+            found.append(f"the node's own certificate, until {utc(svid.not_after)}, was not renewed: {why}")
+    intermediates = {each for svid in node.credentials.svids() for each in svid.chain[1:]}
+    for kind, remedy, authorities in (
+        ("intermediate", "put the root key back, or 'interceptor ca rotate intermediate'", intermediates),
+        ("root", "begin with 'interceptor ca rotate prepare'", set(node.follower.own_roots())),
+    ):
+        found += [
+            f"the authority's {kind} certificate {fingerprint(each)[:16]} ends at {utc(each.not_valid_after_utc)}: "
+            f"{remedy}"
+            for each in authorities
+            if is_late(each.not_valid_before_utc, each.not_valid_after_utc, now)
+        ]
+    return found
 
 
 def _capture_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
@@ -37,9 +63,19 @@ def _capture_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
         )
 
 
-def _certificate_problems(enrolled: Enrolled) -> Iterator[str]:
+def _certificate_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
     contexts = enrolled.proxy.context.tls.value
     if contexts is None:
         yield "it has no certificate: see 'interceptor certificates'"
-    elif contexts.svid.not_after <= wall_clock():
+        return
+    svid, now = contexts.svid, wall_clock()
+    if svid.not_after <= now:
         yield "its certificate has expired: see 'interceptor certificates'"
+    elif is_late(svid.issued_at, svid.not_after, now):
+        status = node.credentials.status(enrolled.workload.key)
+        why = status.last_error if status and status.last_error else "see 'interceptor certificates'"
+        yield f"its certificate is past three quarters of its life and was not renewed: {why}"
+    try:
+        contexts.bundles.require_not_revoked(svid.spiffe_id, serial_numbers(svid.chain))
+    except PeerRejected as error:
+        yield f"all its connections are refused: {error}"

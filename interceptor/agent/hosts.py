@@ -26,11 +26,11 @@ class HostsFiles:
         return self._directory / namespace
 
     def write(self, registry: Registry) -> None:
-        """Write the files of all namespaces that have workloads; failures are logged, names are a convenience."""
+        """Write the files of all namespaces that have workloads on this node; failures are logged, names are a convenience."""
         try:
             self._directory.mkdir(mode=0o755, exist_ok=True)
             header = _HOSTS.read_text(encoding="utf-8", errors="replace") if _HOSTS.exists() else ""
-            for namespace in {workload.namespace for workload in registry.workloads}:
+            for namespace in {workload.namespace for workload in registry.own}:
                 _write_in_place(self.path(namespace), registry.hosts_file(namespace, header).encode())
         except OSError as error:
             log.warning("cannot write the hosts files in %s: %s", self._directory, error.strerror)

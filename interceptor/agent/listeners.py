@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT, ListenerSlot
-from interceptor.proxy.workload_proxy import LISTEN_BACKLOG
+from interceptor.transport.sockets import LISTEN_BACKLOG
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

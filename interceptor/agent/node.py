@@ -11,29 +11,30 @@ import trio
 from interceptor.admin import AdminServer, open_listener
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.enroller import CutOff, Enroller
+from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
 from interceptor.agent.service_manager import READY, STOPPING, tell_service_manager
-from interceptor.agent.signer import EmbeddedSigner
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
-from interceptor.credentials import Credentials
+from interceptor.credentials import Credentials, certificate_state
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
-from interceptor.identity.trust_bundle import TrustBundles
+from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
+from interceptor.proxy.late_denial import Lifetimes
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from interceptor.agent.authority_access import AuthorityAccess
     from interceptor.agent.enroller import Enrolled
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
-    from interceptor.identity.authority import Authority
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
     from interceptor.workload import Workload, WorkloadKey
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECONCILE_SECONDS = 1.0
-AUTHORITY_DIRECTORY = "authority"
+AGE_SECONDS = 1.0
 
 
 class Node:
@@ -50,15 +51,14 @@ class Node:
     def __init__(
         self,
         config: Config,
-        authority: Authority,
+        access: AuthorityAccess,
         programs: Programs,
         cgroup: Path,
         restored: list[EnrolledState],
     ) -> None:
         self.config = config
         self.records = Records(config.records)
-        self.signer = EmbeddedSigner(authority, config.paths.state_dir / AUTHORITY_DIRECTORY)
-        self.credentials = Credentials(self.signer, config.certificates.lifetime, wall_clock, observer=self)
+        self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
         self.policy = Snapshot(PolicySet(config.mode))
@@ -67,8 +67,8 @@ class Node:
             Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
             self.credentials,
             StateFile(config.paths.run_dir),
-            TrustBundles({authority.trust_domain: authority.trust_bundle}),
         )
+        self.follower = Follower(config, access, self.credentials, self.enroller, self.registry, self.records)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
         self._restored = restored
@@ -80,7 +80,10 @@ class Node:
     def renewed(self, workload: Workload, svid: X509Svid) -> None:
         """A workload has a new certificate."""
         self.records.metrics.renewal("success")
-        self.records.metrics.set_certificate(workload.key, workload.identity, svid.not_after.timestamp())
+        self.records.metrics.expiry.set_certificate(
+            workload.key, workload.identity, svid.issued_at.timestamp(), svid.not_after.timestamp()
+        )
+        self.follower.renewed()
 
     def renewal_failed(self, workload: Workload, error: str) -> None:
         """A workload's certificate could not be renewed; the credentials try again."""
@@ -96,9 +99,13 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.records.run)
             nursery.start_soon(self._watch_signals)
-            nursery.start_soon(MetricsServer(self.records.metrics.expose, self.missing).serve, metrics)
+            server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
+            nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
+            await self.follower.open()
+            nursery.start_soon(self.follower.run)
             await self._take_over(nursery)
+            nursery.start_soon(self._close_aged_for_ever)
             nursery.start_soon(self._reconcile_for_ever, nursery)
             nursery.start_soon(self._write_hosts_for_ever)
             self.ready.set()
@@ -127,6 +134,36 @@ class Node:
         ]
         return missing
 
+    def ensure_bridge(self) -> None:
+        """Have the bridge of `interceptor run`; when it is a new one, with the links of everything that runs already."""
+        bridge = self.config.bridge
+        owner = self.config.paths.run_dir
+        is_new = netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6, owner=owner)
+        if is_new and (links := self._run_links()):
+            netlink.join_bridge(bridge.name, links)
+            log.warning("somebody removed bridge %s: it was made anew", bridge.name)
+
+    def _run_links(self) -> list[str]:
+        everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
+        return [found.state.run.host_link for found in everything if found.state.run is not None]
+
+    def _unready(self) -> list[str]:
+        """What is missing, and which certificates have ended: their workloads are refused everything."""
+        return [*self.missing(), *self._certificates("expired")]
+
+    def _late(self) -> list[str]:
+        return self._certificates("late")
+
+    def _certificates(self, state: str) -> list[str]:
+        """A line for each workload whose certificate is in this state (see `certificate_state`)."""
+        now, found = wall_clock(), []
+        for enrolled in self.enroller.enrolled:
+            status = self.credentials.status(enrolled.workload.key)
+            if status is not None and certificate_state(status.svid, now) == state:
+                error = f": {status.last_error}" if status.last_error else ""
+                found.append(f"certificate of {enrolled.workload.key} is {state}{error}")
+        return found
+
     async def _open_metrics(self) -> trio.SocketListener:
         address = self.config.metrics_address
         try:
@@ -152,9 +189,11 @@ class Node:
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
         complaints: dict[WorkloadKey, str] = {}
+        bridge_complaint = ""
         while True:
             await trio.sleep(RECONCILE_SECONDS)
             before, complaints = complaints, {}
+            bridge_complaint = self._keep_bridge(bridge_complaint)
             everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
             for found in everything:
                 try:
@@ -166,6 +205,17 @@ class Node:
                     if before.get(key) != str(error):
                         log.warning("%s: %s", key, error)
                 await trio.lowlevel.checkpoint()
+
+    def _keep_bridge(self, complaint: str) -> str:
+        """Make the bridge again if somebody removed it; why it cannot be made, which is logged once (`complaint`)."""
+        try:
+            if self._run_links() and not netlink.has_link(self.config.bridge.name):
+                self.ensure_bridge()
+        except InterceptorError as error:
+            if complaint != str(error):
+                log.warning("the workloads of 'interceptor run' are cut off: %s", error)
+            return str(error)
+        return ""
 
     async def _reconcile(self, found: Enrolled | CutOff, nursery: trio.Nursery) -> None:
         key = found.state.key
@@ -183,6 +233,14 @@ class Node:
         if isinstance(found, CutOff):
             return False  # whether its namespace is there is seen when it is opened again
         return not found.state.reference.is_alive() and not found.netns.has_processes()
+
+    async def _close_aged_for_ever(self) -> None:
+        lifetimes = Lifetimes(
+            self.config.certificates.expired_peer_grace, self.config.limits.connection_max_age
+        )
+        while True:
+            await trio.sleep(AGE_SECONDS)
+            self.enroller.close_aged(lifetimes, wall_clock())
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor.line_file import LineFile
 from interceptor.telemetry.access_log import format_record
 from interceptor.telemetry.metrics import Metrics
 from interceptor.telemetry.recent import RecentConnections
@@ -72,11 +72,10 @@ class Records:
 
 
 class RecordFile:
-    """Appends finished records to a file and rotates it; a full disk loses records, and says how many."""
+    """Appends finished records to a file; a full disk loses records, and says how many."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        self._path = path
-        self._max_bytes = max_bytes
+        self._file = LineFile(path, max_bytes)
         self._queue: deque[ConnectionRecord] = deque()
         self._lost = 0
         self._failing = False
@@ -96,29 +95,17 @@ class RecordFile:
         if not lines:
             return
         try:
-            self._write("\n".join([*lines, ""]).encode())
+            self._file.write(lines)
         except OSError as error:
             self._lost += len(lines)
             if not self._failing:  # said once, the log may be on the same disk
-                log.warning("connection records are lost: cannot write %s (%s)", self._path, error.strerror)
+                log.warning(
+                    "connection records are lost: cannot write %s (%s)", self._file.path, error.strerror
+                )
             self._failing = True
         else:
             if self._failing:
-                log.warning("%s is written again; connection records lost so far: %d", self._path, self._lost)
+                log.warning(
+                    "%s is written again; connection records lost so far: %d", self._file.path, self._lost
+                )
             self._failing = False
-
-    def _write(self, data: bytes) -> None:
-        if self._path.exists() and self._path.stat().st_size + len(data) > self._max_bytes:
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            before = os.fstat(fd).st_size
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
-            except OSError:
-                os.ftruncate(fd, before)  # half a line would spoil the next one
-                raise
-        finally:
-            os.close(fd)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from interceptor.workload import IPAddress
 
 STOP_OWNER_SECONDS = 5.0
+LAST_REPORT_SECONDS = 2.0
 DEFAULT_NAMESPACE = "default"
 
 
@@ -90,7 +91,7 @@ class Requests:
         name = _text(request, "name") if request.get("name") else self._free_name(namespace, account)
         key = WorkloadKey(namespace, name)
         bridge = self._node.config.bridge
-        netlink.ensure_bridge(bridge.name, bridge.ipv4, bridge.ipv6)
+        self._node.ensure_bridge()
         path = self._node.config.paths.run_dir / "netns" / f"{namespace}.{name}"
         host_link = netlink.host_link_name(f"{self._node.config.node}/{key}")
         if self._node.enroller.get(key) is not None:
@@ -131,7 +132,10 @@ class Requests:
             key = cut_off.state.key
             if name in (str(key), key.name) and self._node.enroller.get(key) is None:
                 return key
-        return self._node.registry.value.find(name).key
+        found = self._node.registry.value.find(name)
+        if self._node.enroller.get(found.key) is None:
+            raise EnrolmentError(f"workload {found.key} runs on node {found.node}: withdraw it there")
+        return found.key
 
     async def _down(self, request: Mapping[str, Any]) -> object:
         del request
@@ -143,6 +147,8 @@ class Requests:
             if self._node.enroller.get(enrolled.workload.key) is enrolled:
                 await self._node.enroller.withdraw(enrolled.workload.key)
             withdrawn.append(str(enrolled.workload.key))
+        # Their names and addresses are free for other nodes then.
+        await self._node.follower.reporter.send_last(LAST_REPORT_SECONDS)
         self._node.stop()
         return {"withdrawn": withdrawn, "pid": os.getpid()}
 

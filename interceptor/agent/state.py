@@ -180,6 +180,10 @@ class Lock:
                 f"another agent{holder} uses the directory {directory}: stop it with 'interceptor down' or by its "
                 f"pid, or give this one another {setting}"
             ) from error
+        if os.fstat(self._fd).st_nlink == 0:
+            # Whoever had it removed it meanwhile: the next one would make, and lock, another of that name.
+            os.close(self._fd)
+            raise StateError(f"the directory {directory} was removed just now: try again")
 
     def release(self) -> None:
         """Let the next one have it."""

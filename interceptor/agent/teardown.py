@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent.enroller import remove_run
+from interceptor.agent.joined_authority import TRUST_FILE
+from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.state import Lock, StateFile, private_directory
@@ -34,7 +36,15 @@ LOCK_SECONDS = 10.0
 OWNER_SECONDS = 5.0  # for each signal
 _RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
 _RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
-_STATE_FILES = ("connections.jsonl", "connections.jsonl.1", "agent.log")
+_STATE_FILES = (
+    "connections.jsonl",
+    "connections.jsonl.1",
+    "agent.log",
+    TRUST_FILE,
+    # What was being written when the agent died.
+    f".{TRUST_FILE}.new",
+    f".{SECRET_FILE}.new",
+)
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
@@ -42,14 +52,15 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
     """Withdraw everything and remove what is left, in an order in which nothing passes in plaintext too early.
 
     Run it when the agent has stopped or died.  `keep_state` leaves the state
-    directory: the authority, the connection records and the log.
+    directory: the authority, the node's identity, the connection records and the
+    log.  Where anything in the configuration is another agent's, InterceptorError
+    says what, and everything stays as it is.
     """
     paths = config.paths
     with ExitStack() as stack:
-        for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
-            if directory.exists():
-                private_directory(directory)  # one that is not is not ours
-                stack.callback(_take_lock(directory, setting).release)
+        pins = stack.enter_context(ExitStack())
+        _lock_everything(config, stack, pins)
+        netlink.require_own_bridge(config.bridge.name, paths.run_dir)
         for state in _enrolled(config, progress):
             progress(f"withdrawing {state.key}")
             _end_owner(state)
@@ -62,6 +73,7 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
         removed = capture.release(paths.bpf_dir)
         if removed:
             progress(f"detached {removed} BPF programs")
+        pins.close()  # a file system in which something is open could not be unmounted
         netlink.remove_bridge(config.bridge.name)
         if (paths.run_dir / MOUNTED_BY_US).exists():
             unmount_bpffs(BPFFS)
@@ -77,15 +89,30 @@ def wait_for_end(pid: int) -> None:
         time.sleep(0.02)
 
 
-def _take_lock(directory: Path, setting: str) -> Lock:
+def _lock_everything(config: Config, own: ExitStack, pins: ExitStack) -> None:
+    """Lock each directory that is there, as an agent does: they need not all belong to the same one."""
+    paths = config.paths
+    for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
+        if directory.exists():
+            private_directory(directory)  # one that is not is not ours
+            _take_lock(directory, setting, own)
+    if paths.bpf_dir.is_dir():
+        _take_lock(paths.bpf_dir, "paths.bpf", pins)
+
+
+def _take_lock(directory: Path, setting: str, stack: ExitStack) -> None:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            return Lock(directory, setting)
+            stack.callback(Lock(directory, setting).release)
         except StateError:
+            if not directory.exists():
+                return  # another `down` had it
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)  # the agent that was told to stop is about to
+        else:
+            return
 
 
 def _enrolled(config: Config, progress: Callable[[str], None]) -> list[EnrolledState]:
@@ -166,6 +193,7 @@ def _remove_state(config: Config) -> None:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
+    KeptIdentity(state_dir).remove()
     _remove_if_empty(state_dir)
 
 

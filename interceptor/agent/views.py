@@ -10,7 +10,8 @@ import trio
 from interceptor import __version__
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.explain import explain
-from interceptor.agent.health import problems_of
+from interceptor.agent.health import authority_problems, problems_of
+from interceptor.credentials import certificate_state
 from interceptor.errors import UsageError
 from interceptor.identity.rotation import remaining_fraction
 from interceptor.identity.spiffe_id import SpiffeId
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from interceptor.agent.node import Node
     from interceptor.agent.state import EnrolledState
     from interceptor.credentials import CredentialStatus
+    from interceptor.credentials.renewal import Certified
 
 MAX_CONNECTIONS = 10_000
 
@@ -82,6 +84,7 @@ class Views:
         attached = kernel_capture.is_attached(node.config.paths.bpf_dir)
         degraded = await self._degraded()
         problems = [] if attached or missing else ["the capture programs are not attached: restart the agent"]
+        problems += authority_problems(node)
         problems += [f"{name}: {problem}" for name, found in degraded.items() for problem in found]
         return {
             "version": __version__,
@@ -100,7 +103,8 @@ class Views:
             "degraded_workloads": list(degraded),
             "connections_open": sum(len(each.proxy.context.live) for each in node.enroller.enrolled),
             "handshakes_captured": node.capture.pending_flows(),
-            "authority_not_after": node.signer.authority.not_after.isoformat(),
+            "authority": self._authority(),
+            "authority_not_after": self._authority_not_after(),
             "metrics_address": str(node.config.metrics_address),
             "kernel_counters": {
                 counter.name.lower(): value for counter, value in node.capture.counters().items()
@@ -110,6 +114,28 @@ class Views:
     async def explain(self, request: Mapping[str, Any]) -> object:
         """Each step of the decision about one connection, with its evidence."""
         return explain(self._node, str(request.get("source", "")), str(request.get("destination", "")))
+
+    def _authority(self) -> dict[str, Any]:
+        """Where certificates come from, and whether it answers."""
+        follower = self._node.follower
+        own, document, age = self._node.credentials.node, follower.document, follower.trust_age()
+        return {
+            "address": str(follower.access.address) if follower.access.address else None,
+            "node_certificate": {"identity": str(own.certificate.spiffe_id), **_life(own.certificate)}
+            if own and own.certificate
+            else None,
+            "trust_bundle": document.bundle_hash if document else None,
+            "trust_bundle_age_seconds": None if age is None else round(age, 1),
+            "revocations": len(document.revoked.entries) if document else 0,
+            "last_error": follower.last_error,
+        }
+
+    def _authority_not_after(self) -> str | None:
+        """When the first of the intermediates ends that certificates here lead to."""
+        ends = [
+            each.not_valid_after_utc for svid in self._node.credentials.svids() for each in svid.chain[1:]
+        ]
+        return min(ends).isoformat() if ends else None
 
     async def _degraded(self) -> dict[str, list[str]]:
         found = {
@@ -169,11 +195,17 @@ def _svid(status: CredentialStatus | None) -> dict[str, Any]:
     if svid is None:
         names = ("serial_number", "not_before", "not_after", "remaining_seconds", "remaining_fraction")
         return {"state": "missing", **dict.fromkeys(names)}
-    now = wall_clock()
     return {
-        "state": "valid" if svid.not_after > now else "expired",
+        "state": certificate_state(svid, wall_clock()),
         "serial_number": svid.serial_number,
         "not_before": svid.not_before.isoformat(),
+        **_life(svid),
+    }
+
+
+def _life(svid: Certified) -> dict[str, Any]:
+    now = wall_clock()
+    return {
         "not_after": svid.not_after.isoformat(),
         "remaining_seconds": round((svid.not_after - now).total_seconds()),
         "remaining_fraction": round(remaining_fraction(svid.issued_at, svid.not_after, now), 3),

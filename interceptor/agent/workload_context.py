@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from interceptor.kernel.capture import Capture
     from interceptor.kernel.netns import NetworkNamespace
     from interceptor.policy.policy_set import PolicySet
-    from interceptor.proxy.tls import TlsContexts
+    from interceptor.transport.tls import TlsContexts
     from interceptor.workload import Endpoint, Workload
 
 

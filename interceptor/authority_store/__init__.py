@@ -1,5 +1,5 @@
-"""Keep the embedded certificate authority on disk: the only private keys that ever touch one."""
+"""Keep a certificate authority on disk, with the only private keys that ever touch one. Does I/O."""
 
-from interceptor.authority_store.store import load_or_create
+from interceptor.authority_store.store import AuthorityStore, load_or_create
 
-__all__ = ["load_or_create"]
+__all__ = ["AuthorityStore", "load_or_create"]

@@ -20,6 +20,8 @@ from typing import Final, Self
 
 from interceptor.errors import StateError
 
+Tree = Mapping[str, "bytes | Tree"]  # files, and directories of files
+
 MAX_FILE_BYTES: Final = 64 * 1024  # a bundle of a dozen roots has 10 KiB
 GROUP_OR_OTHERS: Final = 0o077
 WRITABLE_BY_GROUP_OR_OTHERS: Final = 0o022
@@ -102,19 +104,36 @@ class PrivateDirectory:
         finally:
             os.close(fd)
 
-    def publish(self, name: str, files: Mapping[str, bytes]) -> None:
+    def require_private_file(self, name: str) -> None:
+        """Check, without opening it, a regular file that only we may read; raises StateError."""
+        path = self.path / name
+        status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise StateError(f"{path} is not a regular file: replace it by the file itself")
+        _require_ours(path, status, GROUP_OR_OTHERS, remedy="chmod 600")
+
+    def publish(self, name: str, files: Tree) -> None:
         """Make a directory with these files appear at once, or not at all; an empty one there is replaced."""
         staging = staging_name(name)
         os.mkdir(staging, 0o700, dir_fd=self.fd)
         try:
             with self.child(staging) as fresh:
-                for file_name, content in files.items():
-                    fresh.write_new(file_name, content)
-                os.fsync(fresh.fd)
+                fresh.fill(files)
             os.rename(staging, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except BaseException:
             self.discard(staging)
             raise
+        os.fsync(self.fd)
+
+    def fill(self, files: Tree) -> None:
+        """Write new files and directories, and sync them."""
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                self.write_new(name, content)
+                continue
+            os.mkdir(name, 0o700, dir_fd=self.fd)
+            with self.child(name) as directory:
+                directory.fill(content)
         os.fsync(self.fd)
 
     def write_new(self, name: str, content: bytes) -> None:
@@ -137,12 +156,15 @@ class PrivateDirectory:
         os.fsync(self.fd)
 
     def discard(self, name: str) -> None:
-        """Remove what an interrupted publication left behind, if anything."""
+        """Remove a directory with all that is in it, if it is there; may be interrupted anywhere and repeated."""
         if name not in self.names():
             return
         with self.child(name) as leftover:
-            for file_name in leftover.names():
-                os.unlink(file_name, dir_fd=leftover.fd)
+            for entry in leftover.names():
+                if stat.S_ISDIR(os.stat(entry, dir_fd=leftover.fd, follow_symlinks=False).st_mode):
+                    leftover.discard(entry)
+                else:
+                    os.unlink(entry, dir_fd=leftover.fd)
         os.rmdir(name, dir_fd=self.fd)
 
 

@@ -10,17 +10,21 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from interceptor.cli.context import pass_session, read_config, require_root
-from interceptor.errors import AgentError
+from interceptor.cli.context import Session, pass_session, require_root
+from interceptor.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
-    from interceptor.cli.context import Session
+    from collections.abc import Callable
 
+F = TypeVar("F", bound="Callable[..., Any]")
+
+MAX_TOKEN_CHARACTERS = 1024
 START_SECONDS = 300.0  # compiling alone takes a minute on an emulated processor that others use too
 DOWN_SECONDS = 120.0
 _POLL_SECONDS = 0.05
@@ -30,31 +34,52 @@ _LOG_LINE = re.compile(
 _ERROR = "interceptor: "
 
 
+def _token_options(command: F) -> F:
+    command = click.option(
+        "--join-token-file",
+        type=click.File("r"),
+        metavar="FILE",
+        help="File with a token of 'interceptor ca token create'; - is standard input.",
+    )(command)
+    return click.option(
+        "--join-token", metavar="TOKEN", help="The token itself; who may list processes can see it."
+    )(command)
+
+
 @click.command()
+@_token_options
 @pass_session
-def up(session: Session) -> None:
+def up(session: Session, join_token: str | None, join_token_file: TextIO | None) -> None:
     """Start the agent in the background and wait until it is ready.
 
     \b
-    It keeps its own certificate authority in /var/lib/interceptor. Workloads that an
-    earlier agent had enrolled, and that still run, are taken over. When an agent is
-    running already, nothing is done.
+    It keeps its own certificate authority in /var/lib/interceptor, unless the
+    configuration names another (authority.address): the first start then needs a token,
+    and so does the first one after a boot. Workloads that an earlier agent had enrolled,
+    and that still run, are taken over. When an agent is running already, nothing is done.
 
     \b
     Examples:
       sudo interceptor up
       sudo interceptor --config my.yaml up
+      sudo interceptor up --join-token-file token.txt
     """
     require_root("interceptor up")
+    token = _token(session, join_token, join_token_file)
     try:
         status = session.ask("status")
     except AgentError:
         pass
     else:
+        if token is not None:
+            raise AgentError(
+                f"the agent runs already (pid {status['pid']}) and will not look at the token: end it with 'kill "
+                f"{status['pid']}', its workloads stay captured meanwhile, and start it again with the token"
+            )
         click.echo(f"already up: pid {status['pid']}, {_summary(status)}")
         return
     started = time.monotonic()
-    status = _start(session)
+    status = _start(session, token)
     click.echo(f"ready after {time.monotonic() - started:.1f} s: {_summary(status)}")
     for problem in status["problems"]:
         session.progress(f"warning: {problem}")
@@ -93,11 +118,14 @@ def down(session: Session, keep_state: bool) -> None:
 
 
 @click.command()
+@_token_options
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), help="Configuration file."
 )
 @pass_session
-def agent(session: Session, config_path: Path | None) -> None:
+def agent(
+    session: Session, join_token: str | None, join_token_file: TextIO | None, config_path: Path | None
+) -> None:
     """Run the agent in the foreground, as systemd or a DaemonSet does.
 
     \b
@@ -111,8 +139,26 @@ def agent(session: Session, config_path: Path | None) -> None:
     """
     from interceptor.agent.main import run_agent
 
-    config = session.config if config_path is None else read_config(config_path)
-    run_agent(config, session.progress)
+    session = session if config_path is None else Session(config_path)
+    token = _token(session, join_token, join_token_file)
+    run_agent(session.config, session.progress, token=token)
+
+
+def _token(session: Session, text: str | None, file: TextIO | None) -> str | None:
+    """The token to join with, if one is given; UsageError when it cannot be one, or there is nobody to join."""
+    if text is not None and file is not None:
+        raise UsageError("give a token either by --join-token or by --join-token-file")
+    if file is not None:
+        text = file.read(MAX_TOKEN_CHARACTERS + 1)
+    if text is None:
+        return None
+    if session.config.authority_address is None:
+        raise UsageError(
+            "a token is for an authority elsewhere, and the configuration names none: set authority.address"
+        )
+    if not text.strip() or len(text) > MAX_TOKEN_CHARACTERS:
+        raise UsageError("what is given is no token: copy all that 'interceptor ca token create' printed")
+    return text.strip()
 
 
 def _summary(status: dict[str, Any]) -> str:
@@ -123,7 +169,7 @@ def _summary(status: dict[str, Any]) -> str:
     )
 
 
-def _start(session: Session) -> dict[str, Any]:
+def _start(session: Session, token: str | None) -> dict[str, Any]:
     """Start the agent and tell what it does, until it is ready; its status then."""
     from interceptor.agent.state import private_directory
 
@@ -131,7 +177,7 @@ def _start(session: Session) -> dict[str, Any]:
     log_path = session.config.paths.state_dir / "agent.log"
     with open(log_path, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
         position = log.tell()
-        process = _spawn(session, log.fileno())
+        process = _spawn(session, log.fileno(), token)
     session.progress(f"starting the agent (pid {process.pid}, log {log_path})")
     try:
         return _wait_until_ready(session, process, log_path, position)
@@ -146,7 +192,7 @@ def _wait_until_ready(
     session: Session, process: subprocess.Popen[bytes], log_path: Path, position: int
 ) -> dict[str, Any]:
     deadline = time.monotonic() + START_SECONDS
-    reported = 0
+    reported, status = 0, None
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
         lines = _lines_for_people(log_path, position)
@@ -160,21 +206,37 @@ def _wait_until_ready(
         if status is not None and status["ready"]:
             return status
         time.sleep(_POLL_SECONDS)
-    raise AgentError(f"the agent is not ready after {START_SECONDS:g} s: see {log_path}")
+    raise AgentError(
+        f"the agent runs and is not ready after {START_SECONDS:g} s{_what_it_waits_for(status)}: see {log_path}"
+    )
 
 
-def _spawn(session: Session, log_fd: int) -> subprocess.Popen[bytes]:
+def _what_it_waits_for(status: dict[str, Any] | None) -> str:
+    """What keeps an agent from being ready, as far as it says so: for the end of a message."""
+    if status is None:
+        return ""
+    found = [*status["waiting_for"], status["authority"]["last_error"]]
+    return "".join(f", {each}" for each in found if each)
+
+
+def _spawn(session: Session, log_fd: int, token: str | None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "interceptor"]
     if session.config_path is not None:
         command += ["--config", str(session.config_path.absolute())]
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [*command, "agent"],
-        stdin=subprocess.DEVNULL,
+    command += ["agent"] if token is None else ["agent", "--join-token-file", "-"]
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        command,
+        stdin=subprocess.DEVNULL if token is None else subprocess.PIPE,
         stdout=log_fd,
         stderr=log_fd,
         start_new_session=True,
         cwd="/",
     )
+    if process.stdin is not None and token is not None:
+        # By a pipe: a command line is for everybody to see. One that ended at once says why in its log.
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(token.encode())
+    return process
 
 
 def _status(session: Session) -> dict[str, Any] | None:

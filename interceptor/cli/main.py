@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 
 from interceptor import __version__
+from interceptor.cli.alert_rules import alert_rules
+from interceptor.cli.ca import ca
 from interceptor.cli.connections import connections
 from interceptor.cli.context import Session
 from interceptor.cli.demo import demo
@@ -64,6 +66,8 @@ for command in (
     certificates,
     status,
     explain,
+    alert_rules,
+    ca,
 ):
     group.add_command(command)
 

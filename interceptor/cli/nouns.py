@@ -31,6 +31,7 @@ CERTIFICATES = (
     Column("IDENTITY", lambda row: str(row["identity"]).removeprefix("spiffe://")),
     Column("STATE", lambda row: str(row["state"])),
     Column("EXPIRES IN", lambda row: _duration(row["remaining_seconds"]), is_number=True),
+    Column("LEFT", lambda row: _percent(row["remaining_fraction"]), is_number=True),
     Column("RENEWED IN", lambda row: _until(row["renew_at"]), is_number=True),
     Column("ISSUED", lambda row: str(row["issued"]), is_number=True),
     Column("SERIAL", lambda row: str(row["serial_number"] or "-")[-8:]),
@@ -71,6 +72,8 @@ def certificates(session: Session, output: str) -> None:
 
     \b
     Each is renewed, with a new key, when half to three fifths of its life have passed.
+    STATE is valid, late (three quarters have passed, and it was not renewed), expired or
+    missing; below the table stands what went wrong last. LEFT is what remains of the life.
     SERIAL shows the last eight digits. No key is ever shown.
 
     \b
@@ -93,6 +96,10 @@ def certificates(session: Session, output: str) -> None:
 @pass_session
 def status(session: Session, output: str) -> None:
     """Say how the agent is; exit status 1 unless it and every workload are well.
+
+    \b
+    Not well is also a certificate, of a workload, of the node or of the authority, that
+    is past three quarters of its life and was not renewed.
 
     \b
     Examples:
@@ -128,12 +135,22 @@ def _status_lines(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("mesh", ", ".join(answer["mesh_cidrs"])),
         ("workloads", f"{answer['workloads']}" + (f", {degraded} not well" if degraded else "")),
         ("connections", f"{answer['connections_open']} open, {captured} captured since the start"),
-        ("authority", f"valid for {in_seconds(seconds_until(answer['authority_not_after'], _now()))}"),
+        ("authority", _authority(answer)),
         ("metrics", f"http://{answer['metrics_address']}/metrics"),
     ]
     if refused:
         lines.append(("kernel", f"{refused} refused (-o json shows why)"))
     return lines
+
+
+def _authority(answer: Mapping[str, Any]) -> str:
+    authority, ends = answer["authority"], answer["authority_not_after"]
+    where = f"at {authority['address']}" if authority["address"] else "embedded"
+    valid = f", valid for {in_seconds(seconds_until(ends, _now()))}" if ends else ""
+    age = authority["trust_bundle_age_seconds"]
+    heard = "" if age is None else f", heard from {in_seconds(age)} ago"
+    error = f"; {authority['last_error']}" if authority["last_error"] else ""
+    return f"{where}{valid}{heard}{error}"
 
 
 def _list(value: object) -> list[str]:
@@ -142,6 +159,10 @@ def _list(value: object) -> list[str]:
 
 def _duration(seconds: object) -> str:
     return in_seconds(float(seconds)) if isinstance(seconds, int | float) else "-"
+
+
+def _percent(fraction: object) -> str:
+    return f"{fraction:.0%}" if isinstance(fraction, int | float) else "-"
 
 
 def _until(instant: object) -> str:

@@ -30,6 +30,7 @@ _COLOURS = {
     "permit": "green",
     "starting": "yellow",
     "warning": "yellow",
+    "late": "yellow",
     "degraded": "red",
     "cut_off": "red",
     "missing": "red",

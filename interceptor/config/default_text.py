@@ -28,9 +28,16 @@ bridge:
   ipv4: 10.215.0.1/16
   ipv6: fd15:8::1/64
 
+authority:
+  # Where 'interceptor ca serve' listens, for a mesh of several hosts; the agent joins it with a token ('interceptor up
+  # --join-token-file'). Left out, the agent keeps an authority of its own, for this host alone.
+  #address: 192.0.2.1:15012
+
 certificates:
   # From 10s to 24h. A certificate is renewed when half to three fifths of it have passed.
   lifetime: 24h
+  # A connection is closed when the certificate that its peer showed has been expired for so long.
+  expiredPeerGrace: 1h
 
 paths:
   state: /var/lib/interceptor
@@ -50,6 +57,8 @@ limits:
   connectTimeout: 10s
   connectionsPerWorkload: 10000
   pendingHandshakes: 1000
+  # Connections are closed when they are older than this; left out, they may be as old as they like.
+  #connectionMaxAge: 12h
   # The file of records is rotated at this size; one rotated file is kept.
   recordsBytes: 16777216
 

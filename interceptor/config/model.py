@@ -33,9 +33,10 @@ class BridgeConfig:
 
 @dataclass(frozen=True, slots=True)
 class CertificatesConfig:
-    """What the embedded authority issues."""
+    """How long certificates live, and for how long a connection may outlive its peer's."""
 
     lifetime: timedelta = timedelta(hours=24)
+    expired_peer_grace: timedelta = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class LimitsConfig:
     connect_timeout: timedelta = timedelta(seconds=10)
     connections_per_workload: int = 10_000
     pending_handshakes: int = 1_000
+    connection_max_age: timedelta | None = None  # None: as long as both ends like
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     records: RecordsConfig = field(default_factory=RecordsConfig)
     metrics_address: Endpoint = _METRICS_ADDRESS
+    authority_address: Endpoint | None = None  # None: the authority is embedded in this agent
 
     def to_yaml(self) -> str:
         """Every setting with its value in force; `parse_config` of the text gives an equal Config."""
@@ -102,7 +105,11 @@ class Config:
                     "ipv4": str(self.bridge.ipv4),
                     "ipv6": str(self.bridge.ipv6),
                 },
-                "certificates": {"lifetime": _duration(self.certificates.lifetime)},
+                "authority": {"address": str(self.authority_address) if self.authority_address else None},
+                "certificates": {
+                    "lifetime": _duration(self.certificates.lifetime),
+                    "expiredPeerGrace": _duration(self.certificates.expired_peer_grace),
+                },
                 "paths": {
                     "state": str(paths.state_dir),
                     "run": str(paths.run_dir),
@@ -117,6 +124,9 @@ class Config:
                     "connectTimeout": _duration(limits.connect_timeout),
                     "connectionsPerWorkload": limits.connections_per_workload,
                     "pendingHandshakes": limits.pending_handshakes,
+                    "connectionMaxAge": (
+                        _duration(limits.connection_max_age) if limits.connection_max_age else None
+                    ),
                     "recordsBytes": self.records.max_bytes,
                 },
                 "metrics": {"address": str(self.metrics_address)},

@@ -30,6 +30,7 @@ from interceptor.config.values import (
     parse_run_dir,
 )
 from interceptor.errors import ConfigError, InvalidInput, quoted
+from interceptor.identity.node_id import validate_node_name
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.workload import IPNetwork
@@ -73,9 +74,11 @@ class _Reader:
             limits=self._limits(defaults.limits),
             records=self._records(paths),
             metrics_address=self._get("metrics.address", parse_listen_address, defaults.metrics_address),
+            authority_address=self._get_or_none("authority.address", parse_listen_address),
         )
         self._refuse_unknown_keys()
         self._check_node(config)
+        self._check_authority(config)
         self._check_bridge(config)
         return config
 
@@ -104,7 +107,11 @@ class _Reader:
     def _certificates(self, default: CertificatesConfig) -> CertificatesConfig:
         # Shorter could not be renewed in time on a busy machine; the authority issues nothing longer.
         parse = _duration(timedelta(seconds=10), timedelta(hours=24))
-        return CertificatesConfig(lifetime=self._get("certificates.lifetime", parse, default.lifetime))
+        grace = _duration(timedelta(0), timedelta(days=30))
+        return CertificatesConfig(
+            lifetime=self._get("certificates.lifetime", parse, default.lifetime),
+            expired_peer_grace=self._get("certificates.expiredPeerGrace", grace, default.expired_peer_grace),
+        )
 
     def _paths(self, default: PathsConfig) -> PathsConfig:
         return PathsConfig(
@@ -129,6 +136,9 @@ class _Reader:
                 "limits.connectionsPerWorkload", 1, 1_000_000, connections
             ),
             pending_handshakes=self._get_count("limits.pendingHandshakes", 1, 100_000, handshakes),
+            connection_max_age=self._get_or_none(
+                "limits.connectionMaxAge", _duration(timedelta(seconds=1), timedelta(days=365))
+            ),
         )
 
     def _records(self, paths: PathsConfig) -> RecordsConfig:
@@ -146,6 +156,14 @@ class _Reader:
             parse_node(config.node)
         except InvalidInput as error:
             raise ConfigError(f"{self._name}: the name of this host, {error}; set 'node'") from None
+
+    def _check_authority(self, config: Config) -> None:
+        """An authority elsewhere knows nodes by their names, which are stricter than those of hosts."""
+        if config.authority_address is not None:
+            try:
+                validate_node_name(config.node)
+            except InvalidInput as error:
+                raise ConfigError(f"{self._name}: to join authority.address, {error}; set 'node'") from None
 
     def _check_bridge(self, config: Config) -> None:
         """The bridge's networks must be captured: between workloads on them, plaintext would pass otherwise."""

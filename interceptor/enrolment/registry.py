@@ -1,7 +1,7 @@
 """The enrolled workloads: an immutable snapshot, so that readers never see half a change."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -17,11 +17,32 @@ LISTED_CANDIDATES: Final = 5  # how many names an error message lists before it 
 class Registry:
     """Who is enrolled, by name and by address. A change gives a new snapshot; build with `empty`, `with_workload`.
 
-    A link-local address is unique on its own link only, so several workloads may share one.
+    A link-local address is unique on its own link only, so several workloads may share one. Beside the workloads of
+    this node stand those of other nodes (`with_remote`), of whom we only hear: where both claim a name or an address,
+    it is our own workload's.
     """
 
     _by_key: Mapping[WorkloadKey, Workload]
     _by_address: Mapping[IPAddress, Workload]  # without link-local addresses
+    _remote: tuple[Workload, ...] = ()
+    _remote_by_key: Mapping[WorkloadKey, Workload] = field(init=False, compare=False)
+    _remote_by_address: Mapping[IPAddress, Workload] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find out what of the other nodes' workloads can be seen beside our own."""
+        by_key: dict[WorkloadKey, Workload] = {}
+        by_address: dict[IPAddress, Workload] = {}
+        for workload in self._remote:
+            addresses = tuple(
+                a for a in workload.addresses if a not in self._by_address and not a.is_link_local
+            )
+            seen = workload if addresses == workload.addresses else replace(workload, addresses=addresses)
+            for address in addresses:
+                by_address.setdefault(address, seen)
+            if addresses and seen.key not in self._by_key and seen.name not in RESERVED_NAMES:
+                by_key.setdefault(seen.key, seen)
+        object.__setattr__(self, "_remote_by_key", MappingProxyType(by_key))
+        object.__setattr__(self, "_remote_by_address", MappingProxyType(by_address))
 
     @classmethod
     def empty(cls) -> Self:
@@ -30,18 +51,28 @@ class Registry:
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
-        """All workloads, sorted by namespace and name."""
+        """All workloads, also of other nodes, sorted by namespace and name."""
+        everyone = {**self._remote_by_key, **self._by_key}
+        return tuple(everyone[key] for key in sorted(everyone))
+
+    @property
+    def own(self) -> tuple[Workload, ...]:
+        """The workloads of this node, sorted by namespace and name."""
         return tuple(self._by_key[key] for key in sorted(self._by_key))
 
     def __len__(self) -> int:
-        return len(self._by_key)
+        return len(self._by_key) + len(self._remote_by_key)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._by_key
+        return key in self._by_key or key in self._remote_by_key
 
     def get(self, key: WorkloadKey) -> Workload | None:
         """The workload of that key, or None."""
-        return self._by_key.get(key)
+        return self._by_key.get(key) or self._remote_by_key.get(key)
+
+    def is_remote(self, address: IPAddress) -> bool:
+        """Whether a workload of another node has this address."""
+        return normalised_address(address) in self._remote_by_address
 
     def by_address(self, address: IPAddress) -> Workload | None:
         """The workload that has this address, or None; a link-local address counts only when one workload has it."""
@@ -49,7 +80,7 @@ class Registry:
         if address.is_link_local:
             holders = [workload for workload in self._by_key.values() if address in workload.addresses]
             return holders[0] if len(holders) == 1 else None
-        return self._by_address.get(address)
+        return self._by_address.get(address) or self._remote_by_address.get(address)
 
     def find(self, text: str) -> Workload:
         """The workload that a person means by `name`, `namespace/name` or an address.
@@ -61,7 +92,7 @@ class Registry:
             return candidates[0]
         if candidates:
             raise EnrolmentError(f"{quoted(text)} may mean {_listed(candidates)}, give namespace/name")
-        known = f"enrolled are {_listed(self.workloads)}" if self._by_key else "none is enrolled"
+        known = f"enrolled are {_listed(self.workloads)}" if len(self) else "none is enrolled"
         raise EnrolmentError(f"no workload is called {quoted(text)}, {known}")
 
     def with_workload(self, workload: Workload) -> "Registry":
@@ -87,6 +118,7 @@ class Registry:
         return Registry(
             MappingProxyType({**self._by_key, workload.key: workload}),
             MappingProxyType(by_address),
+            self._remote,
         )
 
     def without(self, key: WorkloadKey) -> "Registry":
@@ -98,7 +130,15 @@ class Registry:
             MappingProxyType(
                 {a: workload for a, workload in self._by_address.items() if workload.key != key}
             ),
+            self._remote,
         )
+
+    def with_remote(self, workloads: Iterable[Workload]) -> "Registry":
+        """A registry with these workloads of other nodes, in place of those that it had.
+
+        Where two of them claim one name or address, it is the first one's.
+        """
+        return Registry(self._by_key, self._by_address, tuple(workloads))
 
     def hosts_file(self, namespace: str, header: str) -> str:
         """The /etc/hosts of a workload in `namespace`: `header`, then a line for each address of each workload.
@@ -115,7 +155,7 @@ class Registry:
 
     def _matching(self, text: str) -> list[Workload]:
         if "/" in text:
-            return [workload for workload in self._by_key.values() if str(workload.key) == text]
+            return [workload for workload in self.workloads if str(workload.key) == text]
         try:
             address = parse_address(text)
         except InvalidInput:

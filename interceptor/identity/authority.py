@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from interceptor.errors import AuthorityError, utc
 from interceptor.identity.certificates import intermediate_certificate, leaf_certificate, root_certificate
+from interceptor.identity.node_id import Identity
 from interceptor.identity.signing_request import check_signing_request, create_private_key
-from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
+from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.identity.trust_bundle import TrustBundle
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
@@ -82,7 +83,7 @@ class Authority:
     def sign(
         self,
         request: x509.CertificateSigningRequest,
-        spiffe_id: SpiffeId,
+        spiffe_id: Identity,
         lifetime: timedelta,
         now: datetime,
     ) -> tuple[x509.Certificate, ...]:

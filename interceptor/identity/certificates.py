@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from interceptor.errors import InvalidInput
-from interceptor.identity.spiffe_id import SCHEME, SpiffeId, TrustDomain
+from interceptor.identity.node_id import Identity
+from interceptor.identity.spiffe_id import SCHEME, TrustDomain
 
 CLOCK_SKEW: Final = timedelta(
     seconds=60
@@ -63,14 +64,19 @@ def authority_trust_domain(certificate: x509.Certificate) -> TrustDomain:
     return TrustDomain.parse(uri.removeprefix(SCHEME))
 
 
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate in lower-case hexadecimal: by it roots are named."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
 def leaf_certificate(
-    spiffe_id: SpiffeId,
+    spiffe_id: Identity,
     public_key: ec.EllipticCurvePublicKey,
     issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey],
     now: datetime,
     lifetime: timedelta,
 ) -> x509.Certificate:
-    """Make the certificate of one workload; it never outlives the intermediate that signs it."""
+    """Make the certificate of a workload, a node or the service; it never outlives the intermediate that signs it."""
     intermediate, intermediate_key = issuer
     not_after = min(now + lifetime, intermediate.not_valid_after_utc)
     builder = _builder(x509.Name([]), intermediate.subject, public_key, now - CLOCK_SKEW, not_after)

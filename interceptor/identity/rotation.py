@@ -5,6 +5,9 @@ from typing import Final
 
 EARLIEST_RENEWAL: Final = 0.5  # half the life is left to outlast an authority that is away
 LATEST_RENEWAL: Final = 0.6
+LATE: Final = (
+    0.75  # whoever is not renewed by then has failed for long, and a quarter of the life is left to help
+)
 FIRST_BACKOFF: Final = timedelta(seconds=0.5)
 MAX_BACKOFF: Final = timedelta(seconds=150)
 JITTER: Final = 0.2  # agents that failed together must not come back together
@@ -42,3 +45,8 @@ def remaining_fraction(issued_at: datetime, not_after: datetime, now: datetime) 
     if life <= timedelta(0):
         return 0.0
     return min(max((not_after - now) / life, 0.0), 1.0)
+
+
+def is_late(issued_at: datetime, not_after: datetime, now: datetime) -> bool:
+    """Say whether a certificate, or an authority's, is past three quarters of its life and was not replaced."""
+    return remaining_fraction(issued_at, not_after, now) < 1 - LATE

@@ -17,6 +17,8 @@ MAX_TRUST_DOMAIN_BYTES: Final = 255  # SPIFFE-ID 2.3
 MAX_LABEL_LENGTH: Final = 63  # RFC 1123, as Kubernetes applies it
 MAX_SUBDOMAIN_LENGTH: Final = 253
 SERVICE_ACCOUNT: Final = "service account"
+NODE: Final = "node"  # the first part of a node's path, and the only one of the authority's: see node_id
+AUTHORITY: Final = "authority"
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
@@ -105,15 +107,10 @@ class SpiffeId:
         Nothing is normalised: two URIs that differ in a byte are never the same identity. Raises InvalidInput,
         and nothing else, for every other string.
         """
-        _refuse_foreign_syntax(uri)
-        trust_domain, *segments = uri.removeprefix(SCHEME).split("/")
-        if ":" in trust_domain:
-            raise InvalidInput(f"SPIFFE ID {quoted(uri)} has a port, which no SPIFFE ID may have")
-        if {"", ".", ".."} & {trust_domain, *segments}:
-            raise InvalidInput(f"SPIFFE ID {quoted(uri)} has an empty, '.' or '..' part, expected {FORM}")
-        if len(segments) != 4 or segments[0::2] != ["ns", "sa"]:
-            raise InvalidInput(f"SPIFFE ID {quoted(uri)} names no workload, expected {FORM}")
-        return cls(TrustDomain(trust_domain), namespace=segments[1], service_account=segments[3])
+        trust_domain, segments = split_uri(uri, FORM)
+        if len(segments) != 4 or segments[0::2] != ("ns", "sa"):
+            raise InvalidInput(f"SPIFFE ID {quoted(uri)} {_instead_of_a_workload(segments)}, expected {FORM}")
+        return cls(trust_domain, namespace=segments[1], service_account=segments[3])
 
     @property
     def principal(self) -> str:
@@ -122,6 +119,33 @@ class SpiffeId:
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.principal}"
+
+
+def is_subdomain(value: str) -> bool:
+    """Say whether every label is one of DNS-1123; the length is the caller's rule."""
+    return _SUBDOMAIN.fullmatch(value) is not None
+
+
+def split_uri(uri: str, form: str) -> tuple[TrustDomain, tuple[str, ...]]:
+    """Take a SPIFFE ID apart: trust domain and the parts of its path, none of them empty, '.' or '..'.
+
+    `form` is what was expected, for the message. Raises InvalidInput for what is no SPIFFE ID.
+    """
+    _refuse_foreign_syntax(uri)
+    trust_domain, *segments = uri.removeprefix(SCHEME).split("/")
+    if ":" in trust_domain:
+        raise InvalidInput(f"SPIFFE ID {quoted(uri)} has a port, which no SPIFFE ID may have")
+    if {"", ".", ".."} & {trust_domain, *segments}:
+        raise InvalidInput(f"SPIFFE ID {quoted(uri)} has an empty, '.' or '..' part, expected {form}")
+    return TrustDomain(trust_domain), tuple(segments)
+
+
+def _instead_of_a_workload(segments: tuple[str, ...]) -> str:
+    if len(segments) == 2 and segments[0] == NODE:
+        return "is a node's identity, not a workload's"
+    if segments == (AUTHORITY,):
+        return "is the authority's identity, not a workload's"
+    return "names no workload"
 
 
 def _refuse_foreign_syntax(uri: str) -> None:

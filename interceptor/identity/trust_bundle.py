@@ -1,31 +1,35 @@
 """Whom we believe: the roots of each trust domain, and who a verified certificate chain says that it is.
 
 OpenSSL builds and checks the chain (signatures, basic constraints, name constraints); what it does not know is here:
-the shape of an SVID (X509-SVID specification, sections 4 and 5), and that a root vouches for its own domain only.
+that a root vouches for its own domain only, and what was revoked. The shape of a leaf is in leaf_profile.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from interceptor.errors import InvalidInput, PeerRejected, quoted, utc
+from interceptor.identity.leaf_profile import (
+    UNREADABLE,
+    authority_id_of,
+    find_extension,
+    node_id_of,
+    spiffe_id_of,
+)
+from interceptor.identity.node_id import AuthorityId, Identity, NodeId
+from interceptor.identity.revocation import RevocationList
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
-
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-
-_UNREADABLE: Final = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 # Values of the closed set of reasons in policy/verdict.py.
 PEER_UNTRUSTED: Final = "peer_untrusted"
 PEER_CERTIFICATE_EXPIRED: Final = "peer_certificate_expired"
 PEER_CERTIFICATE_NOT_YET_VALID: Final = "peer_certificate_not_yet_valid"
-PEER_IDENTITY_INVALID: Final = "peer_identity_invalid"
+PEER_REVOKED: Final = "peer_revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +67,24 @@ class TrustBundle:
 
 @dataclass(frozen=True, slots=True)
 class TrustBundles:
-    """A snapshot of all trust bundles in force, by trust domain."""
+    """A snapshot of all that is believed: trust bundles by trust domain, other names of our own, revocations.
+
+    `aliases` are trust domains whose identities count as those of `own`, as while a trust domain is renamed; they are
+    verified against the alias's own bundle if there is one, else against that of `own`.
+    """
 
     bundles: Mapping[TrustDomain, TrustBundle]
+    aliases: tuple[TrustDomain, ...] = ()
+    own: TrustDomain | None = None
+    revoked: RevocationList = field(default_factory=RevocationList.empty)
 
     def __post_init__(self) -> None:
         """Keep a private copy of the mapping; raise InvalidInput if a bundle stands under another domain's name."""
         for trust_domain, bundle in self.bundles.items():
             if bundle.trust_domain != trust_domain:
                 raise InvalidInput(f"trust bundle of {bundle.trust_domain} is filed under {trust_domain}")
+        if self.aliases and (self.own is None or self.own in self.aliases):
+            raise InvalidInput(f"trust domain {self.own} cannot have the aliases {_listed(self.aliases)}")
         object.__setattr__(self, "bundles", MappingProxyType(dict(self.bundles)))
 
     @property
@@ -79,73 +92,82 @@ class TrustBundles:
         """Every root of every domain: what OpenSSL's store gets."""
         return tuple(root for bundle in self.bundles.values() for root in bundle.roots)
 
+    def canonical(self, spiffe_id: SpiffeId) -> SpiffeId:
+        """The identity as our own trust domain names it: what registry and policy compare."""
+        if self.own is None or spiffe_id.trust_domain not in self.aliases:
+            return spiffe_id
+        return SpiffeId(self.own, spiffe_id.namespace, spiffe_id.service_account)
+
     def identify(self, verified_chain: tuple[x509.Certificate, ...], now: datetime) -> SpiffeId:
-        """Say who the peer is.
+        """Say who the peer is, as its certificate names it (see `canonical`).
 
         `verified_chain` is the chain as OpenSSL verified it, leaf first, anchor last; `now` is aware. The times are
         checked again because a connection may outlive OpenSSL's look at them. Raises PeerRejected with one of the
         reasons at the top of this module.
         """
-        if not verified_chain:
-            raise PeerRejected(PEER_UNTRUSTED, "peer has no verified certificate chain, enrol it in the mesh")
-        spiffe_id = spiffe_id_of(verified_chain[0])
-        _require_valid_at(verified_chain, spiffe_id, now)
-        bundle = self.bundles.get(spiffe_id.trust_domain)
-        if bundle is None:
-            known = ", ".join(sorted(str(trust_domain) for trust_domain in self.bundles)) or "none"
-            raise PeerRejected(
-                PEER_UNTRUSTED, f"{spiffe_id} is of a trust domain without trust bundle, known are: {known}"
-            )
-        if verified_chain[-1] not in bundle.roots:
-            raise PeerRejected(
-                PEER_UNTRUSTED,
-                f"{spiffe_id} is vouched for by {quoted(verified_chain[-1].subject.rfc4514_string())}, "
-                f"which is no root of {spiffe_id.trust_domain}",
-            )
+        spiffe_id = spiffe_id_of(_leaf(verified_chain))
+        self._require_trusted(verified_chain, spiffe_id, now)
         return spiffe_id
 
+    def identify_node(self, verified_chain: tuple[x509.Certificate, ...], now: datetime) -> NodeId:
+        """Say which node the peer is, after the same checks; raises PeerRejected."""
+        node_id = node_id_of(_leaf(verified_chain))
+        self._require_trusted(verified_chain, node_id, now)
+        return node_id
 
-def spiffe_id_of(leaf: x509.Certificate) -> SpiffeId:
-    """Return the identity that a leaf certificate carries, if it has the form of an SVID.
+    def identify_authority(self, verified_chain: tuple[x509.Certificate, ...], now: datetime) -> AuthorityId:
+        """Say whose authority's service the peer is, after the same checks; raises PeerRejected."""
+        authority_id = authority_id_of(_leaf(verified_chain))
+        self._require_trusted(verified_chain, authority_id, now)
+        return authority_id
 
-    That is: exactly one URI SAN, a valid SPIFFE ID; not a certificate authority; key usage digitalSignature without
-    keyCertSign and cRLSign; extended key usage, if present, both serverAuth and clientAuth. Signature and times are
-    not looked at. Raises PeerRejected("peer_identity_invalid"), saying which rule was broken.
-    """
-    try:
-        extensions = leaf.extensions
-    except _UNREADABLE:
-        raise _invalid("has extensions that cannot be read") from None
-    _require_leaf_usage(extensions)
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        raise _invalid("has no subject alternative name") from None
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) != 1:
-        raise _invalid(f"has {len(uris)} URI names, exactly one is required")
-    try:
-        return SpiffeId.parse(uris[0])
-    except InvalidInput as error:
-        raise _invalid(f"has an unusable name: {error}") from None
+    def require_not_revoked(self, identity: Identity, serials: Iterable[str]) -> None:
+        """Raise PeerRejected("peer_revoked") if the identity, as named or canonical, or one of the serials is revoked."""
+        canonical = self.canonical(identity) if isinstance(identity, SpiffeId) else identity
+        entry = self.revoked.find(str(identity), (str(canonical), *serials))
+        if entry is not None:
+            what = (
+                f"{identity}" if entry.value == str(identity) else f"{entry.kind} {entry.value} of {identity}"
+            )
+            why = f": {entry.why}" if entry.why else ""
+            raise PeerRejected(PEER_REVOKED, f"{what} was revoked at {utc(entry.revoked_at)}{why}")
+
+    def _require_trusted(
+        self, chain: tuple[x509.Certificate, ...], identity: Identity, now: datetime
+    ) -> None:
+        _require_valid_at(chain, identity, now)
+        bundle = self._bundle_for(identity.trust_domain)
+        if bundle is None:
+            raise PeerRejected(
+                PEER_UNTRUSTED,
+                f"{identity} is of a trust domain without trust bundle, known are: {_listed(self.bundles)}",
+            )
+        if chain[-1] not in bundle.roots:
+            raise PeerRejected(
+                PEER_UNTRUSTED,
+                f"{identity} is vouched for by {quoted(chain[-1].subject.rfc4514_string())}, "
+                f"which is no root of {identity.trust_domain}",
+            )
+        self.require_not_revoked(identity, serial_numbers(chain))
+
+    def _bundle_for(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        if trust_domain in self.aliases and self.own is not None:
+            return self.bundles.get(trust_domain) or self.bundles.get(self.own)
+        return self.bundles.get(trust_domain)
 
 
-def _require_leaf_usage(extensions: x509.Extensions) -> None:
-    basic_constraints = _find(extensions, x509.BasicConstraints)
-    if basic_constraints is not None and basic_constraints.ca:
-        raise _invalid("is a certificate authority, which cannot be a workload")
-    key_usage = _find(extensions, x509.KeyUsage)
-    if key_usage is None or not key_usage.digital_signature:
-        raise _invalid("lacks the key usage digitalSignature")
-    if key_usage.key_cert_sign or key_usage.crl_sign:
-        raise _invalid("has the key usage keyCertSign or cRLSign, which only an authority may have")
-    extended = _find(extensions, x509.ExtendedKeyUsage)
-    both = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
-    if extended is not None and not both <= set(extended):
-        raise _invalid("has an extended key usage without both serverAuth and clientAuth")
+def serial_numbers(chain: Iterable[x509.Certificate]) -> tuple[str, ...]:
+    """The serial numbers of a chain, as revocations name them."""
+    return tuple(f"{certificate.serial_number:x}" for certificate in chain)
 
 
-def _require_valid_at(chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId, now: datetime) -> None:
+def _leaf(verified_chain: tuple[x509.Certificate, ...]) -> x509.Certificate:
+    if not verified_chain:
+        raise PeerRejected(PEER_UNTRUSTED, "peer has no verified certificate chain, enrol it in the mesh")
+    return verified_chain[0]
+
+
+def _require_valid_at(chain: tuple[x509.Certificate, ...], spiffe_id: Identity, now: datetime) -> None:
     for certificate in chain:
         if now > certificate.not_valid_after_utc:
             raise PeerRejected(
@@ -161,22 +183,18 @@ def _require_valid_at(chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId, 
             )
 
 
-def _subject(certificate: x509.Certificate, chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId) -> str:
+def _subject(certificate: x509.Certificate, chain: tuple[x509.Certificate, ...], spiffe_id: Identity) -> str:
     return str(spiffe_id) if certificate is chain[0] else quoted(certificate.subject.rfc4514_string())
 
 
 def _is_root(certificate: x509.Certificate) -> bool:
     try:
-        constraints = _find(certificate.extensions, x509.BasicConstraints)
+        constraints = find_extension(certificate.extensions, x509.BasicConstraints)
         self_issued = certificate.subject == certificate.issuer
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return self_issued and constraints is not None and constraints.ca
 
 
-def _find(extensions: x509.Extensions, kind: type[_Extension]) -> _Extension | None:
-    return next((extension.value for extension in extensions if isinstance(extension.value, kind)), None)
-
-
-def _invalid(what: str) -> PeerRejected:
-    return PeerRejected(PEER_IDENTITY_INVALID, f"peer certificate {what}")
+def _listed(trust_domains: Iterable[TrustDomain]) -> str:
+    return ", ".join(sorted(str(trust_domain) for trust_domain in trust_domains)) or "none"

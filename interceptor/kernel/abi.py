@@ -20,6 +20,9 @@ OUTBOUND_PORT = 15001
 INBOUND_PLAINTEXT_PORT = 15006
 INBOUND_TUNNEL_PORT = 15008
 
+# Carried by the proxy's connections to its workload; what bears it is answered to the proxy (see return_path).
+RETURN_PATH_MARK = 0x15008
+
 MAX_WORKLOADS = 4096
 MAX_OWN_ADDRESSES = 16384
 MAX_CAPTURED_PREFIXES = 16384
@@ -50,6 +53,7 @@ class Counter(IntEnum):
     STEERED_TUNNEL = 6
     REFUSED_NO_LISTENER = 7
     REFUSED_LINK = 8
+    UNBOUND_ANSWERS = 9
 
 
 class Prefix(ctypes.Structure):

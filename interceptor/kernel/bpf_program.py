@@ -46,6 +46,8 @@ CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "connect_ipv6": (18, 11),
     "peer_name_ipv4": (18, 29),
     "peer_name_ipv6": (18, 30),
+    "own_name_ipv4": (18, 31),
+    "own_name_ipv6": (18, 32),
     "track_flows": (13, 3),
     "answer_original_destination": (25, 21),
     "refuse_multipath": (9, 2),

@@ -55,11 +55,16 @@ def is_bpffs(path: Path) -> bool:
     )
 
 
-def mount_bpffs(path: Path) -> None:
-    """Mount a BPF file system, as systemd does at boot on most machines."""
+def mount_bpffs(path: Path) -> bool:
+    """Mount a BPF file system, as systemd does at boot on most machines; False if somebody just did."""
     if _libc.mount(b"bpf", os.fsencode(path), b"bpf", ctypes.c_ulong(0), b"mode=0700") != 0:
         reason = os.strerror(ctypes.get_errno())
         raise KernelError(f"cannot mount a BPF file system at {path}: {reason}")
+    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    if sum(mount.file_system == "bpf" and mount.mount_point == path for mount in mounts) < 2:
+        return True
+    # Ours would hide what is pinned in the other one.  If that other agent is using ours already, it stays.
+    return bool(_libc.umount2(os.fsencode(path), 0) != 0)
 
 
 def unmount_bpffs(path: Path) -> bool:

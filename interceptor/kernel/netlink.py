@@ -33,6 +33,7 @@ Scope = Literal["global", "site", "link", "host"]
 
 GUEST_LINK = "eth0"
 _HOST_LINK = "icpt"  # how the names of the host's ends begin
+_OWNER = "interceptor: "  # how the alias of a bridge of ours begins; its agent's run-time directory follows
 
 _SCOPES: dict[int, Scope] = {0: "global", 200: "site", 253: "link", 254: "host"}  # rtnetlink(7)
 RTN_LOCAL = 2  # the type of a route to ourselves
@@ -86,11 +87,20 @@ def addresses(netns: NetworkNamespace | None = None) -> tuple[LinkAddress, ...]:
         )
 
 
-def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> None:
-    """Have a bridge of that name, up, with these addresses of ours; IPv6 only if the host has it.
+def has_link(name: str) -> bool:
+    """Whether the host has a link of that name."""
+    with opened(None, f"look for link {name}") as route:
+        return _find(route, name) is not None
 
-    Raises KernelError when a link of that name is something else, or another link's subnet overlaps: the host would
-    lose its way there. What is there already is kept.
+
+def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface, *, owner: Path | None = None) -> bool:
+    """Have a bridge of that name, up, with these addresses of ours; IPv6 only if the host has it. True: it is new.
+
+    `owner` is the run-time directory of the agent that wants it: written on the bridge (its alias), unless it is one
+    that somebody else made.
+
+    Raises KernelError when a link of that name is something else or another agent's, or another link's subnet overlaps:
+    the host would lose its way there. What is there already is kept.
     """
     with opened(None, f"set up bridge {name}") as route:
         link = _find(route, name)
@@ -98,6 +108,7 @@ def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> None:
             raise KernelError(
                 f"link {name} exists and is no bridge, but {_kind(link) or 'hardware'}: choose another bridge.name"
             )
+        _refuse_bridge_of_others(link, name, owner)
         for wanted in (ipv4, ipv6):
             _refuse_overlap(route, name, wanted)
         if link is None:
@@ -110,10 +121,28 @@ def ensure_bridge(name: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> None:
             if link_has_ipv6(name):
                 _add_address(route, index, ipv6)
             route.link("set", index=index, state="up")
+            _write_owner(route, index, name, owner)
         except BaseException:
             if link is None:
                 _delete(route, name)
             raise
+    return link is None
+
+
+def join_bridge(bridge: str, host_links: Iterable[str]) -> None:
+    """Make links that are there already ports of a bridge; those that are gone are passed over."""
+    with opened(None, f"join links to bridge {bridge}") as route:
+        index = _index(route, bridge)
+        for name in host_links:
+            link = _find(route, name)
+            if link is not None:
+                route.link("set", index=link["index"], master=index)
+
+
+def require_own_bridge(name: str, owner: Path) -> None:
+    """Raise KernelError when a bridge of that name is another agent's; `owner` as in `ensure_bridge`."""
+    with opened(None, f"look at bridge {name}") as route:
+        _refuse_bridge_of_others(_find(route, name), name, owner)
 
 
 def remove_bridge(name: str) -> None:
@@ -236,6 +265,25 @@ def _link_address(message: Any) -> LinkAddress | None:  # noqa: ANN401
     return LinkAddress(
         address, message["prefixlen"], _SCOPES.get(message["scope"], "global"), message["index"]
     )
+
+
+def _refuse_bridge_of_others(link: Any, name: str, owner: Path | None) -> None:  # noqa: ANN401
+    alias = (link.get("ifalias") if link is not None else None) or ""
+    theirs = Path(alias.removeprefix(_OWNER))
+    # A directory that is gone was removed with everything else of that agent.
+    if owner is None or not alias.startswith(_OWNER) or not theirs.is_dir():
+        return
+    if theirs.resolve() != owner.resolve():
+        raise KernelError(
+            f"bridge {name} belongs to the agent whose paths.run is {theirs}: choose another bridge.name, or run "
+            "'interceptor down' with that agent's configuration"
+        )
+
+
+def _write_owner(route: Any, index: int, name: str, owner: Path | None) -> None:  # noqa: ANN401
+    link = route.link("get", index=index)[0]
+    if owner is not None and link.get("address") == _hardware_address(name):
+        route.link("set", index=index, ifalias=f"{_OWNER}{owner}")
 
 
 def _refuse_overlap(route: Any, bridge: str, wanted: IPInterface) -> None:  # noqa: ANN401

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interceptor.errors import KernelError, StateError, quoted
+from interceptor.kernel.abi import RETURN_PATH_MARK
 from interceptor.kernel.netlink import RTN_LOCAL, opened, tolerating
-from interceptor.kernel.sockets import RETURN_PATH_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,10 +8,8 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from interceptor.errors import KernelError
+from interceptor.kernel.abi import RETURN_PATH_MARK
 from interceptor.workload import Endpoint
-
-# Carried by the proxy's connections to its workload; what bears it is answered to the proxy (see return_path).
-RETURN_PATH_MARK = 0x15008
 
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _IP_BIND_ADDRESS_NO_PORT = 24

@@ -91,6 +91,10 @@ class Reason(StrEnum):
         "peer_identity_invalid",
         "the peer's certificate does not carry exactly one valid SPIFFE ID; check the authority that issued it",
     )
+    PEER_REVOKED = (
+        "peer_revoked",
+        "the peer's identity or certificate was revoked; 'interceptor ca revocations' on the authority says why",
+    )
     PEER_WITHOUT_CERTIFICATE = (
         "peer_without_certificate",
         "the peer showed no certificate; only the proxy of an enrolled workload may connect to port 15008",
@@ -128,6 +132,21 @@ class Reason(StrEnum):
     WITHDRAWN = (
         "withdrawn",
         "the workload was withdrawn from the mesh while it was connected; connect again",
+    )
+    IDENTITY_REVOKED = (
+        "identity_revoked",
+        "this workload's own identity or certificate was revoked; 'interceptor ca revocations' on the authority says why",
+    )
+    CONNECTION_TOO_OLD = (
+        "connection_too_old",
+        "the connection reached limits.connectionMaxAge; connect again, or raise the limit in config.yaml",
+    )
+    PEER_CERTIFICATE_EXPIRED_SINCE = (
+        "peer_certificate_expired_since",
+        (
+            "the peer's certificate ended while it was connected, and certificates.expiredPeerGrace has passed; connect "
+            "again, and check the renewal on the peer's node"
+        ),
     )
     AGENT_STOPPING = ("agent_stopping", "the agent is stopping; start it again with 'interceptor up'")
 

@@ -4,5 +4,4 @@ outbound          a workload connects: original destination, verdict, tunnel
 inbound           a tunnel arrives: peer identity, verdict, the application
 inbound_plaintext a connection without identity arrives: verdict, the application
 relay             bytes both ways, with half-close and reset as they are
-tls               the one door to OpenSSL
 """

@@ -13,7 +13,7 @@ from interceptor.proxy.context import Refusal
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from interceptor.proxy.context import Recorder
     from interceptor.telemetry.connection_record import ConnectionRecord
@@ -29,6 +29,7 @@ class LiveConnections:
         self._recorder = recorder
         self._live: dict[ConnectionRecord, trio.CancelScope] = {}
         self._closing: Reason | None = None
+        self._late: dict[ConnectionRecord, Denial] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -65,10 +66,11 @@ class LiveConnections:
             except BaseException:
                 # Not `scope`'s own: the tasks around it are cancelled when the agent stops.
                 if trio.current_effective_deadline() == -inf:
-                    record.decide(Denial(self._closing or Reason.AGENT_STOPPING))
+                    record.decide(self._late.get(record) or Denial(self._closing or Reason.AGENT_STOPPING))
                 raise
             finally:
                 del self._live[record]
+                self._late.pop(record, None)
                 if record.closed_by is None:
                     record.closed_by = ClosedBy.INTERCEPTOR
                     record.close_kind = CloseKind.RESET
@@ -86,6 +88,18 @@ class LiveConnections:
         self._closing = reason
         for scope in self._live.values():
             scope.cancel()
+
+    def close_denied(self, judge: Callable[[ConnectionRecord], Denial | None]) -> int:
+        """Reset every connection that `judge` denies now, and no other; returns how many.
+
+        Of one that is not established yet, the record may lack what it is judged by: it is judged again by whoever
+        establishes it.
+        """
+        denied = {record: denial for record in self._live if (denial := judge(record)) is not None}
+        for record, denial in denied.items():
+            self._late.setdefault(record, denial)
+            self._live[record].cancel()
+        return len(denied)
 
 
 class HandshakeLimit:

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from interceptor.errors import utc
+from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.policy.verdict import Denial, Reason
+from interceptor.proxy.late_denial import revocation_denial
 from interceptor.telemetry.connection_record import ConnectionRecord
+from interceptor.workload import Direction
 
 if TYPE_CHECKING:
     import socket
@@ -19,13 +23,14 @@ if TYPE_CHECKING:
 
     from interceptor.enrolment.registry import Registry
     from interceptor.errors import PeerRejected
+    from interceptor.identity.spiffe_id import SpiffeId
     from interceptor.policy.policy_set import PolicySet
     from interceptor.policy.verdict import Permit, Verdict
     from interceptor.proxy.connections import HandshakeLimit, LiveConnections
     from interceptor.proxy.snapshot import Snapshot
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.metrics import HandshakeSide
-    from interceptor.workload import Direction, Endpoint, IPAddress, Workload
+    from interceptor.transport.tls import TlsContexts, TlsStream
+    from interceptor.workload import Endpoint, IPAddress, Workload
 
 
 class Refusal(Exception):  # noqa: N818 - an outcome, not a fault
@@ -108,15 +113,48 @@ class WorkloadContext:
                 found = (await self.registry.wait_changed()).by_address(address)
         return found
 
-    async def tls_contexts(self) -> TlsContexts:
-        """The contexts of the current SVID; waits a bounded time for the first one."""
+    async def tls_contexts(self, record: ConnectionRecord) -> TlsContexts:
+        """The contexts of the current SVID, which the record notes; waits a bounded time for a valid one."""
         contexts = self.tls.value
         with trio.move_on_after(self.limits.unknown_destination_wait):
-            while contexts is None:
+            while contexts is None or contexts.svid.not_after <= self.now():
                 contexts = await self.tls.wait_changed()
         if contexts is None:
             raise Refusal(Reason.CERTIFICATE_MISSING)
+        if contexts.svid.not_after <= self.now():
+            ended = utc(contexts.svid.not_after)
+            raise Refusal(Reason.CERTIFICATE_MISSING, f"it expired at {ended} and could not be renewed")
+        record.own_serials = serial_numbers(contexts.svid.chain)
+        self._require_not_revoked(contexts, record)
         return contexts
+
+    def identify(self, stream: TlsStream, contexts: TlsContexts, record: ConnectionRecord) -> SpiffeId:
+        """Who the peer is, as our own trust domain names it; PeerRejected when it proved nothing that we believe.
+
+        The record gets what was proven, and by which certificates. What is believed is looked at now, not as it was
+        when the handshake began: a revocation that arrives meanwhile closes only what is established.
+        """
+        bundles = (self.tls.value or contexts).bundles
+        chain = stream.verified_chain()
+        identity = bundles.identify(chain, self.now())
+        record.peer_serials = serial_numbers(chain)
+        record.peer_not_after = chain[0].not_valid_after_utc
+        if record.direction is Direction.OUTBOUND:
+            record.destination_identity = identity
+        else:
+            record.source_identity = identity
+        self._require_not_revoked(self.tls.value or contexts, record)
+        return bundles.canonical(identity)
+
+    def canonical(self, identity: SpiffeId | None) -> SpiffeId | None:
+        """An identity that was proven, as our own trust domain names it."""
+        contexts = self.tls.value
+        return identity if identity is None or contexts is None else contexts.bundles.canonical(identity)
+
+    def _require_not_revoked(self, contexts: TlsContexts, record: ConnectionRecord) -> None:
+        denial = revocation_denial(record, contexts.bundles)
+        if denial is not None:
+            raise Refusal(denial.reason, denial.detail)
 
 
 def require_permit(verdict: Verdict, record: ConnectionRecord) -> Permit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,25 +12,13 @@ import trio
 from interceptor.errors import InvalidInput, KernelError
 from interceptor.policy.verdict import Reason
 from interceptor.proxy.context import Refusal
+from interceptor.transport.sockets import family_of, socket_address, tune
 from interceptor.workload import Endpoint, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interceptor.workload import IPAddress
-
-KEEPALIVE_IDLE_SECONDS = KEEPALIVE_INTERVAL_SECONDS = 180  # as ztunnel
-KEEPALIVE_PROBES = 9
-
-
-def family_of(address: IPAddress) -> int:
-    """AF_INET or AF_INET6."""
-    return socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
-
-
-def socket_address(endpoint: Endpoint) -> tuple[str, int]:
-    """An endpoint as the socket module takes it."""
-    return (str(endpoint.address), endpoint.port)
 
 
 def open_socket(opener: Callable[[int], socket.socket], address: IPAddress) -> socket.socket:
@@ -63,19 +50,6 @@ def local_endpoint(sock: socket.socket) -> Endpoint:
 def _endpoint(name: tuple[str, int]) -> Endpoint:
     host, port = name[:2]
     return Endpoint(parse_address(host.partition("%")[0]), port)
-
-
-def tune(sock: socket.socket) -> None:
-    """No delay for small messages, and idle connections notice a dead peer.
-
-    No TCP_USER_TIMEOUT: it also ends connections whose receiver is merely slow
-    (a closed window counts), which TCP by itself would not.
-    """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 async def connect(sock: socket.socket, endpoint: Endpoint, seconds: float) -> None:

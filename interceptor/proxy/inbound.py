@@ -13,10 +13,11 @@ from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import Status, TunnelProtocolError, TunnelServer, is_target
 from interceptor.proxy import application
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
-from interceptor.proxy.dial import local_endpoint, peer_endpoint, tune
+from interceptor.proxy.dial import local_endpoint, peer_endpoint
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.transport.sockets import tune
+from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.transport.tls import RECORD_BYTES, TlsStream
 from interceptor.workload import Direction
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from interceptor.protocol.connect_tunnel import TunnelRequest
     from interceptor.proxy.context import WorkloadContext
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.tls import TlsContexts
 
 _REFUSAL_STATUS = {
     Reason.DESTINATION_REFUSED: Status.UNREACHABLE,
@@ -47,7 +48,7 @@ async def handle(peer: socket.socket, context: WorkloadContext) -> None:
         with context.live.track(record):
             record.source = peer_endpoint(peer)
             tune(peer)
-            contexts = await context.tls_contexts()
+            contexts = await context.tls_contexts(record)
             stream = TlsStream(contexts.server, peer, server_side=True)
             server = TunnelServer()
             request = await _receive_request(stream, server, contexts, context, record)
@@ -97,12 +98,11 @@ async def _prove_identity(
 ) -> None:
     try:
         await stream.handshake()
-        identity = contexts.bundles.identify(stream.verified_chain(), context.now())
+        identity = context.identify(stream, contexts, record)
     except PeerRejected as rejected:
         raise refusal_of(rejected) from rejected
     except StreamBroken as broken:
         raise Refusal(Reason.HANDSHAKE_FAILED, f"the peer went away: {broken}") from broken
-    record.source_identity = identity
     stream.note_parameters(record)
     if not stream.speaks_tunnel():
         raise Refusal(Reason.NOT_A_TUNNEL_REQUEST, "the peer does not offer http/1.1 by ALPN")
@@ -120,7 +120,8 @@ async def _reach_application(
     if not is_target(request, local):
         raise Refusal(Reason.AUTHORITY_MISMATCH, f"it asked for {request.target}, and reached {local}")
     assert record.source is not None
-    attempt = InboundAttempt(context.workload, request.target, record.source.address, record.source_identity)
+    identity = context.canonical(record.source_identity)
+    attempt = InboundAttempt(context.workload, request.target, record.source.address, identity)
     permit = require_permit(context.policy.value.decide_inbound(attempt), record)
     return await application.connect(permit, request.target, record.source.address, context)
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from interceptor.policy.policy_set import InboundAttempt
 from interceptor.proxy import application
 from interceptor.proxy.context import require_permit
-from interceptor.proxy.dial import local_endpoint, peer_endpoint, tune
+from interceptor.proxy.dial import local_endpoint, peer_endpoint
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, abort_socket
+from interceptor.transport.sockets import tune
+from interceptor.transport.streams import PlainStream, abort_socket
 from interceptor.workload import Direction
 
 if TYPE_CHECKING:

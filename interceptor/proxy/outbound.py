@@ -14,17 +14,18 @@ from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProt
 from interceptor.proxy import dial
 from interceptor.proxy.context import Refusal, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
-from interceptor.proxy.streams import PlainStream, StreamBroken, abort_socket
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.transport.sockets import tune
+from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
+from interceptor.transport.tls import RECORD_BYTES, TlsStream
 from interceptor.workload import Direction, Endpoint
 
 if TYPE_CHECKING:
     import socket
 
     from interceptor.proxy.context import WorkloadContext
-    from interceptor.proxy.streams import ByteStream
-    from interceptor.proxy.tls import TlsContexts
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.streams import ByteStream
+    from interceptor.transport.tls import TlsContexts
     from interceptor.workload import Workload
 
 TUNNEL_PORT = 15008
@@ -44,7 +45,7 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
     with ExitStack() as cleanup:
         cleanup.callback(abort_socket, application)  # harmless once it is closed
         with context.live.track(record):
-            record.source = dial.peer_endpoint(application)
+            record.source = _as_others_see_it(dial.peer_endpoint(application), context)
             destination = context.original_destination(application)
             if destination is None:
                 raise Refusal(Reason.NO_ORIGINAL_DESTINATION)
@@ -55,13 +56,21 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             permit = require_permit(context.policy.value.decide_outbound(attempt), record)
             assert workload is not None, "a permit names its destination"
             stream, first_bytes = await _open(permit, destination, workload, context, record, cleanup)
-            dial.tune(application)
+            tune(application)
             context.recorder.opened(record)
             source = PlainStream(application)
             await _deliver(first_bytes, source, record)
             relay = Relay(source, stream, record)
             await relay.run()
             record.closed_by, record.close_kind = relay.closed_by, relay.close_kind
+
+
+def _as_others_see_it(source: Endpoint, context: WorkloadContext) -> Endpoint:
+    """The application's end with the workload's address: one that chose its port itself comes from that of loopback."""
+    workload = context.registry.value.get(context.workload.key) or context.workload
+    same_family = (a for a in workload.addresses if a.version == source.address.version)
+    own = next((a for a in same_family if not a.is_link_local), None)
+    return Endpoint(own, source.port) if source.address.is_loopback and own is not None else source
 
 
 async def _open(
@@ -78,7 +87,7 @@ async def _open(
     if permit.transport is Transport.PLAINTEXT:
         await dial.connect(upstream, destination, context.limits.connect_timeout)
         return PlainStream(upstream), b""
-    contexts = await context.tls_contexts()
+    contexts = await context.tls_contexts(record)
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)
     stream = TlsStream(contexts.client, upstream, server_side=False)
@@ -106,12 +115,11 @@ async def _handshake(
 ) -> None:
     try:
         await stream.handshake()
-        identity = contexts.bundles.identify(stream.verified_chain(), context.now())
+        identity = context.identify(stream, contexts, record)
     except PeerRejected as rejected:
         raise refusal_of(rejected) from rejected
     except StreamBroken as broken:
         raise Refusal(Reason.HANDSHAKE_FAILED, f"the destination's proxy went away: {broken}") from broken
-    record.destination_identity = identity
     stream.note_parameters(record)
     if identity != workload.identity:
         raise Refusal(

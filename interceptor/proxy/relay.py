@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interceptor.proxy.streams import StreamBroken
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
+from interceptor.transport.streams import StreamBroken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from interceptor.proxy.streams import ByteStream
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.streams import ByteStream
 
 SMALL_BUFFER_BYTES = 16 * 1024  # one TLS record
 LARGE_BUFFER_BYTES = 256 * 1024
 # A flow that never blocks lets the others run, and can be cancelled, this often.
 YIELD_AFTER_BYTES = 1024 * 1024
+# The other direction mostly ends at once too: only one that does not is worth a descriptor to watch for a reset.
+HALF_CLOSED_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Relay:
         self._record = record
         self.closed_by: ClosedBy | None = None
         self.close_kind = CloseKind.FIN
+        self._open_directions = 2
 
     async def run(self) -> None:
         """Until both directions ended or one side was reset; closes both sides alike."""
@@ -79,6 +82,13 @@ class Relay:
             self.closed_by = self.closed_by or origin.side
             working = target
             await target.stream.finish_sending()
+            self._open_directions -= 1
+            if not self._open_directions:
+                scope.cancel()
+                return
+            working = origin
+            await trio.sleep(HALF_CLOSED_SECONDS)
+            await origin.stream.wait_reset()
         except StreamBroken:
             self.closed_by = working.side
             self.close_kind = CloseKind.RESET

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ import trio
 
 from interceptor.proxy import inbound, inbound_plaintext, outbound
 from interceptor.proxy.context import Refusal
-from interceptor.proxy.streams import abort_socket
+from interceptor.transport.sockets import accept_until_closed
+from interceptor.transport.streams import abort_socket
 
 if TYPE_CHECKING:
     import socket
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from interceptor.proxy.context import WorkloadContext
 
 log = logging.getLogger(__name__)
-
-LISTEN_BACKLOG = 4096  # the kernel caps it at net.core.somaxconn
-# Accepted in one go before other tasks run: bounds how long a flood can hold the loop.
-ACCEPT_BATCH = 32
-# When descriptors or memory run out: leave the rest in the backlog for a moment.
-OVERLOAD_PAUSE_SECONDS = 0.1
-_OVERLOAD = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 if TYPE_CHECKING:
     Handler = Callable[[socket.socket, WorkloadContext], Awaitable[None]]
@@ -72,27 +65,9 @@ class WorkloadProxy:
         self._scope.cancel()
 
     async def _accept(self, listener: socket.socket, handler: Handler, nursery: trio.Nursery) -> None:
-        # `stop` may have closed it between our being woken and our running.
-        while listener.fileno() >= 0:
-            try:
-                await trio.lowlevel.wait_readable(listener)
-            except trio.ClosedResourceError:
-                return  # stopped
-            for _ in range(ACCEPT_BATCH):
-                try:
-                    accepted, _ = listener.accept()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    # Others are the accepted connection's own failures (accept(2)).
-                    if error.errno in _OVERLOAD:
-                        log.warning(
-                            "cannot accept: %s; waiting connections stay in the backlog", error.strerror
-                        )
-                        await trio.sleep(OVERLOAD_PAUSE_SECONDS)
-                    break
-                accepted.setblocking(False)
-                nursery.start_soon(self._serve, accepted, handler)
+        await accept_until_closed(
+            listener, lambda accepted: nursery.start_soon(self._serve, accepted, handler)
+        )
 
     async def _serve(self, accepted: socket.socket, handler: Handler) -> None:
         try:

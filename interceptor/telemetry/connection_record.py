@@ -56,6 +56,11 @@ class ConnectionRecord:
     tls_version: str | None = field(default=None, init=False)
     cipher: str | None = field(default=None, init=False)
     key_exchange: str | None = field(default=None, init=False)
+    own_serials: tuple[str, ...] = field(default=(), init=False)  # of the chain that we proved, leaf first
+    peer_serials: tuple[str, ...] = field(
+        default=(), init=False
+    )  # of the chain that the peer proved, leaf first
+    peer_not_after: datetime | None = field(default=None, init=False)  # of its leaf
     bytes_sent: int = field(default=0, init=False)
     bytes_received: int = field(default=0, init=False)
     closed_by: ClosedBy | None = field(default=None, init=False)
@@ -117,6 +122,7 @@ class ConnectionRecord:
             "tls_version": self.tls_version,
             "tls_cipher": self.cipher,
             "tls_key_exchange": self.key_exchange,
+            "peer_serial_number": self.peer_serials[0] if self.peer_serials else None,
             "state": "closed" if self.is_finished else "open",
         }
 

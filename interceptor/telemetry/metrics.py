@@ -4,17 +4,14 @@ The traffic metrics have ztunnel's names and labels; what ztunnel does not count
 thread-safe: it belongs to the thread that runs the proxy, and `expose` is called there too.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
 import prometheus_client
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.telemetry.connection_record import ConnectionRecord
+from interceptor.telemetry.expiry import Expiry
 from interceptor.telemetry.traffic_labels import key_of
 from interceptor.telemetry.traffic_series import (
     CONNECTION_FAMILIES,
@@ -78,8 +75,8 @@ class Metrics:
         )
         self._connections = TrafficTable(CONNECTION_FAMILIES, series_limit, dropped.inc)
         self._failures = TrafficTable(FAILURE_FAMILIES, series_limit, dropped.inc)
-        self._certificates = _CertificateTable(series_limit, dropped)
-        for table in (self._connections, self._failures, self._certificates):
+        self.expiry = Expiry(series_limit, dropped)
+        for table in (self._connections, self._failures, self.expiry):
             registry.register(table)
         self._open: dict[ConnectionRecord, _Open] = {}
         self._open_by_direction = dict.fromkeys(Direction, 0)
@@ -146,10 +143,6 @@ class Metrics:
         """How many workloads are enrolled on this node."""
         self._workloads.set(count)
 
-    def set_certificate(self, workload: WorkloadKey, identity: SpiffeId, not_after: float) -> None:
-        """The certificate of a workload expires at `not_after` (Unix seconds)."""
-        self._certificates.set(workload, identity, not_after)
-
     def renewal(self, result: RenewalResult) -> None:
         """An attempt to renew a certificate has ended."""
         self._renewals.labels(result).inc()
@@ -161,7 +154,7 @@ class Metrics:
         """
         self._connections.forget(workload)
         self._failures.forget(workload)
-        self._certificates.forget(workload)
+        self.expiry.forget(workload)
 
     def expose(self) -> bytes:
         """The page that Prometheus scrapes; its content type is CONTENT_TYPE."""
@@ -179,34 +172,3 @@ def _count_bytes(open_connection: _Open, record: ConnectionRecord) -> None:
     series.received_bytes += record.bytes_received - open_connection.received_bytes
     open_connection.sent_bytes = record.bytes_sent
     open_connection.received_bytes = record.bytes_received
-
-
-class _CertificateTable(Collector):
-    """When the certificate of each enrolled workload expires; beyond `limit` workloads none is added.
-
-    There is no "other" here: one time of expiry for many certificates would mean nothing.
-    """
-
-    def __init__(self, limit: int, dropped: prometheus_client.Counter) -> None:
-        self._limit = limit
-        self._dropped = dropped
-        self._not_after: dict[WorkloadKey, tuple[str, float]] = {}
-
-    def set(self, workload: WorkloadKey, identity: SpiffeId, not_after: float) -> None:
-        if workload in self._not_after or len(self._not_after) < self._limit:
-            self._not_after[workload] = (str(identity), not_after)
-        else:
-            self._dropped.inc()
-
-    def forget(self, workload: WorkloadKey) -> None:
-        self._not_after.pop(workload, None)
-
-    def collect(self) -> Iterator[Metric]:
-        metric = GaugeMetricFamily(
-            "interceptor_certificate_not_after_seconds",
-            "When the certificate of a workload expires, in Unix seconds",
-            labels=["namespace", "workload", "principal"],
-        )
-        for workload, (principal, not_after) in self._not_after.items():
-            metric.add_metric([workload.namespace, workload.name, principal], not_after)
-        yield metric

@@ -66,6 +66,13 @@ async def test_metrics_server_says_what_is_missing_until_ready() -> None:
     assert answer.endswith(b"one thing\nanother\n")
 
 
+async def test_metrics_server_that_is_ready_says_what_may_be_missing_soon() -> None:
+    server = MetricsServer(lambda: b"", list, lambda: ["the certificate of a is late"])
+    answer = await _exchange(server, _request("GET", "/ready"))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"ready\nwarning: the certificate of a is late\n")
+
+
 @pytest.mark.parametrize(
     "request_bytes", [b"", b"\x16\x03\x01", b"GET /" + b"a" * 20_000, b"\x00\r\n\r\n", b"GET"]
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor import line_file
 from interceptor.agent import records
 from interceptor.agent.records import RecordFile, Records
 from interceptor.config import RecordsConfig
@@ -91,7 +92,7 @@ def test_record_file_on_a_full_disk_keeps_no_half_line(
         return write(fd, data[:50])
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.os, "write", fills_up)
+        patch.setattr(line_file.os, "write", fills_up)
         file.append(finished("half"))
         file.flush()
     file.append(finished("later"))

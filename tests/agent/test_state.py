@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from ipaddress import ip_address
@@ -162,6 +163,25 @@ def test_lock_has_one_holder_who_is_named(tmp_path: Path) -> None:
         Lock(tmp_path, "paths.state")
     lock.release()
     Lock(tmp_path, "paths.state").release()
+
+
+def test_lock_on_a_directory_that_was_removed_meanwhile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next owner would make another directory of that name, and lock that one."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    flock = fcntl.flock
+
+    def removed_before(fd: int, operation: int) -> None:
+        directory.rmdir()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_before)
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names are enough
+    with pytest.raises(StateError, match=f"the directory {directory} was removed just now: try again"):
+        Lock(directory, "paths.run")
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
 def test_lock_on_what_is_no_directory_is_refused(tmp_path: Path) -> None:

@@ -28,8 +28,11 @@ class Contender:
 
     def cpu_seconds(self) -> tuple[float, float]:
         """The CPU time of the proxy with all its threads so far: user, system."""
-        if self.pid is None:
-            return 0.0, 0.0
-        # After the command, which may contain anything, come fields 3 and on (proc(5)).
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
+        return (0.0, 0.0) if self.pid is None else cpu_seconds(self.pid)
+
+
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """The CPU time of a process with all its threads so far: user, system."""
+    # After the command, which may contain anything, come fields 3 and on (proc(5)).
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS

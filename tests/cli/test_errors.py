@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +35,21 @@ CHANGING = (
     "withdraw web",
 )
 NOBODY = 65534
+# Presses Ctrl-C when the first module of another package is about to be imported.
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+before = signal.getsignal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+import interceptor.cli
+assert signal.getsignal(signal.SIGINT) is before
+"""
 
 
 @pytest.fixture
@@ -225,3 +241,15 @@ def test_fault_of_ours_is_one_line_unless_somebody_debugs(
 def test_group_without_a_command_shows_its_help() -> None:
     result = CliRunner().invoke(group, [])
     assert "Start with:" in result.output
+
+
+def test_interrupt_before_the_commands_are_loaded_shows_no_traceback() -> None:
+    result = run([sys.executable, "-c", INTERRUPTED_IMPORT])
+    assert (result.status, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_interrupts_that_are_ignored_stay_ignored() -> None:
+    result = run(
+        [sys.executable, "-c", "import signal; signal.signal(2, signal.SIG_IGN)" + INTERRUPTED_IMPORT]
+    )
+    assert (result.status, result.stderr) == (0, "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from interceptor.cli.lifecycle import _lines_for_people, _why_it_ended
+from interceptor.cli.lifecycle import _lines_for_people, _what_it_waits_for, _why_it_ended
 from tests.harness.process import Journal, Program, is_alive
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ def test_agent_that_ended_without_a_word_leads_to_its_log(tmp_path: Path) -> Non
     )
 
 
+def test_agent_that_does_not_get_ready_says_what_it_waits_for() -> None:
+    status = {"waiting_for": ["no certificate for default/web"], "authority": {"last_error": "it went away"}}
+    assert _what_it_waits_for(status) == ", no certificate for default/web, it went away"
+    assert _what_it_waits_for({**status, "authority": {"last_error": None}, "waiting_for": []}) == ""
+    assert _what_it_waits_for(None) == ""
+
+
 class TestLifecycle:
     pytestmark = real
 
@@ -68,10 +75,40 @@ class TestLifecycle:
         assert failed.status == 1
         assert failed.stdout == ""
         assert failed.stderr.splitlines()[-1].startswith("interceptor: cannot listen on 127.0.0.1:")
-        (node.state_dir / "authority" / "root.pem").write_text("not a certificate")
+        (root,) = node.state_dir.glob("authority/issuers/*/root.pem")
+        root.write_text("not a certificate")
         failed = node.up()
         assert failed.status == 1
         assert "root.pem" in failed.stderr.splitlines()[-1]
+
+    def test_token_without_an_authority_to_join_is_refused_before_anything_is_done(
+        self, make_node: Callable[..., Node]
+    ) -> None:
+        node = make_node(start=False)
+        for command in ("up", "agent"):
+            result = node.cli(command, "--join-token", "it1.some.token")
+            assert result.status == 2
+            assert "set authority.address" in result.stderr
+        assert not node.state_dir.exists()
+
+    def test_what_is_no_token_is_refused_before_anything_is_done(
+        self, make_node: Callable[..., Node]
+    ) -> None:
+        node = make_node(start=False, authority={"address": "192.0.2.1:15012"})
+        for token in (b"", b" \n", bytes(2000)):
+            result = node.cli("up", "--join-token-file", "-", input_bytes=token)
+            assert result.status == 2
+            assert "is no token" in result.stderr
+        result = node.cli("up", "--join-token-file", "-", "--join-token", "it1.some.token")
+        assert result.status == 2
+        assert "either by --join-token or by --join-token-file" in result.stderr
+        assert not node.state_dir.exists()
+
+    def test_up_of_a_node_that_has_not_joined_says_how(self, make_node: Callable[..., Node]) -> None:
+        node = make_node(start=False, authority={"address": "192.0.2.1:15012"})
+        failed = node.up()
+        assert failed.status == 1
+        assert f"'interceptor ca token create --node {node.name}'" in failed.stderr.splitlines()[-1]
 
     def test_interrupted_start_leaves_no_agent(self, make_node: Callable[..., Node], tmp_path: Path) -> None:
         node = make_node(start=False)
@@ -91,9 +128,10 @@ class TestLifecycle:
             assert "no agent answers" in result.stderr
 
     def test_down_keeps_the_state_if_asked_to(self, node: Node) -> None:
-        root = (node.state_dir / "authority" / "root.pem").read_bytes()
+        (root,) = node.state_dir.glob("authority/issuers/*/root.pem")
+        before = root.read_bytes()
         node.down("--keep-state").check()
-        assert (node.state_dir / "authority" / "root.pem").read_bytes() == root
+        assert root.read_bytes() == before
         assert not node.run_dir.exists()
         node.down().check()
         assert not node.state_dir.exists()

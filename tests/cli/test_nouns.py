@@ -67,6 +67,7 @@ STATUS_KEYS = [
     "degraded_workloads",
     "connections_open",
     "handshakes_captured",
+    "authority",
     "authority_not_after",
     "metrics_address",
     "kernel_counters",
@@ -96,6 +97,7 @@ CONNECTION_KEYS = [
     "tls_version",
     "tls_cipher",
     "tls_key_exchange",
+    "peer_serial_number",
     "state",
 ]
 
@@ -145,6 +147,17 @@ def test_status_of_a_node_that_is_well(shared_node: Node, shared_client: Workloa
     assert (answer["state"], answer["ready"], answer["problems"]) == ("ready", True, [])
     assert answer["node"] == shared_node.name
     assert answer["workloads"] >= 1
+    authority = answer["authority"]
+    assert list(authority) == [
+        "address",
+        "node_certificate",
+        "trust_bundle",
+        "trust_bundle_age_seconds",
+        "revocations",
+        "last_error",
+    ]
+    assert (authority["address"], authority["node_certificate"], authority["last_error"]) == (None,) * 3
+    assert 0 <= authority["trust_bundle_age_seconds"] < 60
     assert shared_node.cli("status").check().stdout.splitlines()[0].split() == ["state", "ready"]
 
 

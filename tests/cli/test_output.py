@@ -57,6 +57,7 @@ CERTIFICATE = {
     "state": "missing",
     "serial_number": None,
     "remaining_seconds": None,
+    "remaining_fraction": None,
     "renew_at": None,
     "issued": 0,
     "last_error": "the authority cannot issue",
@@ -69,6 +70,7 @@ STATUS = {
     "mode": "STRICT",
     "mesh_cidrs": ["10.215.0.0/16"],
     "started_at": "2026-01-02T03:04:05+00:00",
+    "authority": {"address": None, "trust_bundle_age_seconds": 1.5, "last_error": None},
     "authority_not_after": "2036-01-02T03:04:05+00:00",
     "metrics_address": "127.0.0.1:15020",
     "state": "ready",
@@ -148,6 +150,36 @@ def test_problem_of_a_workload_is_below_the_table() -> None:
 
 def test_failed_renewal_is_below_the_table() -> None:
     assert "the last renewal failed: the authority cannot issue" in invoke(certificates, [CERTIFICATE]).stdout
+
+
+def test_certificate_that_is_late_has_the_colour_of_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "is_colourful", lambda: True)
+    late = {**CERTIFICATE, "state": "late", "remaining_seconds": 3600, "remaining_fraction": 0.2}
+    result = CliRunner().invoke(certificates, [], obj=Answering([late]), color=True)
+    assert "\x1b[33mlate" in result.stdout
+    assert " 20% " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("authority", "ends", "shown"),
+    [
+        (
+            {"address": "192.0.2.1:15012", "trust_bundle_age_seconds": 90.0, "last_error": "it went away"},
+            None,
+            "authority    at 192.0.2.1:15012, heard from 1m 30s ago; it went away",
+        ),
+        (
+            {"address": None, "trust_bundle_age_seconds": None, "last_error": None},
+            None,
+            "authority    embedded",
+        ),
+    ],
+)
+def test_status_says_where_the_authority_is_and_whether_it_answers(
+    authority: dict[str, object], ends: str | None, shown: str
+) -> None:
+    answer = {**STATUS, "authority": authority, "authority_not_after": ends}
+    assert shown in invoke(status, answer).stdout.splitlines()
 
 
 def test_connection_of_somebody_unknown_shows_the_address() -> None:

@@ -30,7 +30,8 @@ mode: PERMISSIVE
 mesh:
   cidrs: [10.20.0.0/16, "fd20::/48", 192.0.2.0/24]
 bridge: {name: mesh0, ipv4: 10.20.1.1/24, ipv6: fd20::1/64}
-certificates: {lifetime: 10s}
+authority: {address: "192.0.2.1:15012"}
+certificates: {lifetime: 10s, expiredPeerGrace: 0s}
 paths:
   state: /srv/state
   run: /srv/run
@@ -44,6 +45,7 @@ limits:
   connectTimeout: 5m
   connectionsPerWorkload: 5
   pendingHandshakes: 6
+  connectionMaxAge: 12h
   recordsBytes: 65536
 metrics:
   address: "[::1]:9000"
@@ -54,7 +56,7 @@ FULL = Config(
     mode=MtlsMode.PERMISSIVE,
     mesh_cidrs=(IPv4Network("10.20.0.0/16"), IPv6Network("fd20::/48"), IPv4Network("192.0.2.0/24")),
     bridge=BridgeConfig("mesh0", IPv4Interface("10.20.1.1/24"), IPv6Interface("fd20::1/64")),
-    certificates=CertificatesConfig(timedelta(seconds=10)),
+    certificates=CertificatesConfig(timedelta(seconds=10), timedelta(0)),
     paths=PathsConfig(
         state_dir=Path("/srv/state"),
         run_dir=Path("/srv/run"),
@@ -62,9 +64,12 @@ FULL = Config(
         cgroup=Path("/sys/fs/cgroup/unified"),
         kernel_headers=Path("/usr/src/linux"),
     ),
-    limits=LimitsConfig(timedelta(0), timedelta(milliseconds=100), timedelta(minutes=5), 5, 6),
+    limits=LimitsConfig(
+        timedelta(0), timedelta(milliseconds=100), timedelta(minutes=5), 5, 6, timedelta(hours=12)
+    ),
     records=RecordsConfig(Path("/srv/records.jsonl"), 65536),
     metrics_address=Endpoint.parse("[::1]:9000"),
+    authority_address=Endpoint.parse("192.0.2.1:15012"),
 )
 
 
@@ -81,7 +86,13 @@ def error(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mesh:\nbridge:\n  # name: mesh0\n", "paths: {cgroup: , kernelHeaders: null}\n"]
+    "text",
+    [
+        "",
+        "mesh:\nbridge:\n  # name: mesh0\n",
+        "paths: {cgroup: , kernelHeaders: null}\n",
+        "authority: {address: }\nlimits: {connectionMaxAge: null}\n",
+    ],
 )
 def test_config_that_sets_nothing_is_the_default(text: str) -> None:
     assert parse(text) == DEFAULTS
@@ -163,6 +174,19 @@ def test_config_printed_as_yaml_parses_to_itself(config: Config) -> None:
         ),
         ("limits: {pendingHandshakes: 0}\n", "config.yaml:1: limits.pendingHandshakes: 0 is out of range"),
         ("limits: {recordsBytes: 16M}\n", "config.yaml:1: limits.recordsBytes: '16M' is not a whole number"),
+        (
+            "authority: {address: ca.example.org}\n",
+            "config.yaml:1: authority.address: 'ca.example.org' is not an address and port",
+        ),
+        (
+            "node: Host_1\nauthority: {address: '192.0.2.1:15012'}\n",
+            "config.yaml: to join authority.address, node name 'Host_1' is not valid",
+        ),
+        ("limits: {connectionMaxAge: 0s}\n", "config.yaml:1: limits.connectionMaxAge: 0s is out of range"),
+        (
+            "certificates: {expiredPeerGrace: 721h}\n",
+            "config.yaml:1: certificates.expiredPeerGrace: 721h is out of range",
+        ),
         (
             "metrics: {address: localhost}\n",
             "config.yaml:1: metrics.address: 'localhost' is not an address and port",

@@ -178,3 +178,79 @@ def test_registry_after_any_changes_has_one_holder_for_each_address(
     for number in range(1, 7):
         address = ip_address(f"10.0.0.{number}")
         assert (registry.by_address(address) is not None) == (address in held)
+
+
+# Other nodes' workloads.
+
+REMOTE = workload("shop/api", "10.0.9.1", "fd00:9::1")
+
+
+def test_remote_workload_is_found_like_any_other_and_is_not_our_own() -> None:
+    registry = REGISTRY.with_remote([REMOTE])
+    assert registry.get(REMOTE.key) == REMOTE
+    assert registry.by_address(REMOTE.addresses[1]) == REMOTE
+    assert registry.find("api") == registry.find("shop/api") == registry.find("10.0.9.1") == REMOTE
+    assert REMOTE.key in registry
+    assert len(registry) == 4
+    assert registry.workloads == (OTHER_WEB, REMOTE, DATABASE, WEB)
+    assert registry.own == (OTHER_WEB, DATABASE, WEB)
+    assert registry.is_remote(REMOTE.addresses[0])
+    assert not registry.is_remote(WEB.addresses[0])
+    assert "10.0.9.1 api api.shop\n" in registry.hosts_file("shop", "")
+
+
+def test_remote_workloads_stay_when_our_own_change_and_are_replaced_all_together() -> None:
+    registry = Registry.empty().with_remote([REMOTE]).with_workload(WEB)
+    assert registry.workloads == (REMOTE, WEB)
+    assert registry.without(WEB.key).workloads == (REMOTE,)
+    other = workload("shop/other", "10.0.9.2")
+    assert registry.with_remote([other]).workloads == (other, WEB)
+    assert registry.with_remote([]) == registry_of(WEB)
+
+
+def test_remote_workload_with_our_workloads_address_does_not_get_it() -> None:
+    thief = workload("shop/thief", "10.0.0.1", "10.0.9.3")
+    registry = REGISTRY.with_remote([thief])
+    assert registry.by_address(ip_address("10.0.0.1")) is WEB
+    assert not registry.is_remote(ip_address("10.0.0.1"))
+    seen = registry.get(thief.key)
+    assert seen is not None
+    assert seen.addresses == (ip_address("10.0.9.3"),)
+    assert registry.without(WEB.key).by_address(ip_address("10.0.0.1")) == thief
+
+
+def test_remote_workload_of_which_no_address_is_left_is_not_seen() -> None:
+    registry = REGISTRY.with_remote([workload("shop/thief", "10.0.0.1", "fe80::9")])
+    assert registry == REGISTRY.with_remote([workload("shop/thief", "10.0.0.1", "fe80::9")])
+    assert registry.workloads == REGISTRY.workloads
+    assert registry.by_address(ip_address("fe80::9")) is None
+
+
+def test_remote_workload_with_our_workloads_name_is_reached_by_address_only() -> None:
+    namesake = workload("shop/web", "10.0.9.4")
+    registry = REGISTRY.with_remote([namesake])
+    assert registry.get(WEB.key) is WEB
+    assert registry.by_address(ip_address("10.0.9.4")) == namesake
+    assert "10.0.9.4" not in registry.hosts_file("shop", "")
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_remote_workload_with_a_reserved_name_is_in_no_hosts_file(name: str) -> None:
+    registry = REGISTRY.with_remote([workload(f"shop/{name}", "10.0.9.5")])
+    assert "10.0.9.5" not in registry.hosts_file("shop", "")
+    assert registry.by_address(ip_address("10.0.9.5")) is not None
+
+
+def test_of_two_remote_workloads_with_one_address_or_name_the_first_has_it() -> None:
+    first, second = workload("shop/a", "10.0.9.6"), workload("shop/b", "10.0.9.6", "10.0.9.7")
+    again = workload("shop/a", "10.0.9.8")
+    registry = Registry.empty().with_remote([first, second, again])
+    assert registry.by_address(ip_address("10.0.9.6")) == first
+    assert registry.by_address(ip_address("10.0.9.7")) == second
+    assert registry.get(first.key) == first
+
+
+def test_our_own_workload_takes_its_address_from_a_remote_one() -> None:
+    registry = Registry.empty().with_remote([workload("shop/thief", "10.0.0.1")]).with_workload(WEB)
+    assert registry.by_address(ip_address("10.0.0.1")) is WEB
+    assert registry.workloads == (WEB,)

@@ -235,9 +235,11 @@ class Workload(Namespace):
         self.namespace = str(facts["namespace"])
         self.facts = facts
         self.holder = holder
+        self.prefix: Sequence[str] = ()  # of every command line that runs in here
 
     def enter(self, command: Sequence[str | Path]) -> list[str]:
-        return ["nsenter", f"--target={self.holder.child_pid}", "--net", "--mount", "--", *map(str, command)]
+        inside = ["nsenter", f"--target={self.holder.child_pid}", "--net", "--mount", "--"]
+        return [*self.prefix, *inside, *map(str, command)]
 
     def _strangers(self) -> tuple[int, ...]:
         return tuple(pid for pid in self.netns.processes() if pid != self.holder.child_pid)

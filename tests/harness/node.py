@@ -17,7 +17,7 @@ from interceptor.kernel import netns as kernel_netns
 from interceptor.workload import WorkloadKey
 from tests.harness import slot as slots
 from tests.harness.namespace import EnrolledNamespace, Holder, Namespace, Workload
-from tests.harness.process import CLI, Result, is_alive, run, wait_until
+from tests.harness.process import CLI, Result, has_let_go, run, wait_until
 from tests.harness.record_reader import Record, RecordReader
 from tests.harness.wire import Wire
 
@@ -77,7 +77,12 @@ class Node(RecordReader):
                     "ipv6": str(slot.bridge_ipv6),
                 },
                 "certificates": {"lifetime": lifetime},
-                "paths": {"state": str(self.state_dir), "run": str(self.run_dir), "bpf": str(self.bpf_dir)},
+                "paths": {
+                    "state": str(self.state_dir),
+                    "run": str(self.run_dir),
+                    "bpf": str(self.bpf_dir),
+                    **({"cgroup": str(slot.cgroup)} if slot.cgroup.exists() else {}),
+                },
                 # Records of a whole test fit into one file.
                 "limits": {"recordsBytes": 256 * 1024 * 1024, **(limits or {})},
                 "metrics": {"address": f"127.0.0.1:{slot.metrics_port}"},
@@ -118,10 +123,10 @@ class Node(RecordReader):
         return self.cli("down", *options, timeout=150)
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """End the agent by a signal, and wait until it is gone; returns the pid that it had."""
+        """End the agent by a signal, and wait until its files are closed, too; returns the pid that it had."""
         pid = self.agent_pid
         os.kill(pid, number)
-        wait_until(lambda: not is_alive(pid), f"agent {pid} has ended after signal {number}")
+        wait_until(lambda: has_let_go(pid), f"agent {pid} has ended after signal {number}")
         return pid
 
     # The admin socket, for what need not go through the command line.

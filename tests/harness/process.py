@@ -221,3 +221,16 @@ def read_line(fd: int, timeout: float) -> str:
 def is_alive(pid: int) -> bool:
     """Whether a process runs: neither gone nor a zombie."""
     return process_start(pid) is not None
+
+
+def has_let_go(pid: int) -> bool:
+    """Whether a process has ended with all its threads.
+
+    The first one may be gone while others still are on their way out, and the last of them closes the files: until
+    then, its listeners take connections in.
+    """
+    try:
+        threads = [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+    except FileNotFoundError:
+        return True
+    return not any(is_alive(thread) for thread in threads)

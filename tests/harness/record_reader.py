@@ -24,10 +24,19 @@ class Mark:
 
 
 class RecordReader:
-    """The file of JSON lines that an agent writes; `records_path` is where."""
+    """The file of JSON lines that an agent writes; `records_path` is where.
+
+    A record is looked for among those of connections that began since a mark, or else since `begin`: a port that the
+    kernel chose is chosen again some day, for a connection to somebody else.
+    """
 
     def __init__(self, records_path: Path) -> None:
         self.records_path = records_path
+        self._beginning = Mark()
+
+    def begin(self) -> None:
+        """Pass over what was recorded before: a test begins."""
+        self._beginning = self.mark()
 
     def mark(self) -> Mark:
         """Now: give it as `since` to see only records of connections that begin later."""
@@ -38,7 +47,7 @@ class RecordReader:
         """The finished connections in the file, in the order in which they ended."""
         if not self.records_path.exists():
             return []
-        since = since or Mark()
+        since = since or self._beginning
         with self.records_path.open("rb") as file:
             file.seek(since.offset)
             lines = [json.loads(line) for line in file if line.endswith(b"\n")]

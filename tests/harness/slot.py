@@ -1,7 +1,7 @@
 """Numbers and names that no other test process on this machine uses, and the sweeping of what killed runs left.
 
 A slot N owns the directory /tmp/itest-NN, links whose names begin with itestNN, the pins in /sys/fs/bpf/itestNN, the
-networks below, and one port on loopback.  The kernel lets go of its lock when the process dies: whoever takes the slot
+cgroup itestNN, the networks below, and one port on loopback.  The kernel lets go of its lock when the process dies: whoever takes the slot
 next sweeps first.
 """
 
@@ -21,7 +21,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from interceptor.errors import EnrolmentError
 from interceptor.kernel import netns as kernel_netns
-from tests.harness.process import CLI, Journal, run
+from interceptor.kernel.keyring import Keyring
+from interceptor.kernel.mounts import find_cgroup2
+from tests.harness.process import CLI, Journal, run, wait_until
 
 SLOTS = range(10, 90)
 _LOCKS = Path("/run/itest")
@@ -39,6 +41,7 @@ class Slot:
         self.name = f"itest{number}"
         self.directory = Path(f"/tmp/itest-{number}")
         self.bpf_dir = _BPF / self.name
+        self.cgroup = find_cgroup2() / self.name  # made by whoever needs it
         self.metrics_port = 21000 + number
         # RFC 2544's range for tests of network devices: no machine has it in use.
         self.mesh_ipv4 = IPv4Network(f"198.18.{number}.0/24")
@@ -66,9 +69,11 @@ class Slot:
         """Remove whatever bears this slot's names; nothing there is fine."""
         self.journal.kill_survivors()
         _kill_inside(self.directory)
+        _remove_cgroup(self.cgroup)
         config = self.directory / "config.yaml"
         if config.exists() and (self.bpf_dir.exists() or (self.directory / "run").exists()):
             run([CLI, "--config", config, "down"], timeout=60)
+        Keyring(f"interceptor node {self.directory / 'state'}").remove()
         _unmount_below(self.directory)
         _remove_links(self.name)
         if self.bpf_dir.is_dir():
@@ -120,6 +125,22 @@ def _kill_inside(directory: Path) -> None:
             for pid in netns.processes():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    """End what runs in a cgroup, and remove it; none there is fine."""
+    if not cgroup.exists():
+        return
+
+    def is_empty() -> bool:
+        pids = (cgroup / "cgroup.procs").read_text().split()
+        for pid in map(int, pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
+
+    wait_until(is_empty, f"{cgroup} is empty")
+    cgroup.rmdir()
 
 
 def _unmount_below(directory: Path) -> None:

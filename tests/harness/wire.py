@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from interceptor.kernel.netns import NetworkNamespace
+
 TUNNEL_PORT = 15008
 Expectation = Literal["encrypted", "plaintext", "nothing", "anything"]
 
@@ -37,8 +39,19 @@ class Wire:
     same flow.  Lost packets fail the test as well, since the marker may have been in them.
     """
 
-    def __init__(self, links: Sequence[str], marker: bytes, expect: Expectation = "encrypted") -> None:
+    def __init__(
+        self,
+        links: Sequence[str],
+        marker: bytes,
+        expect: Expectation = "encrypted",
+        *,
+        netns: NetworkNamespace | None = None,
+        other_tls_ports: Sequence[int] = (),
+    ) -> None:
+        """`links` are those of `netns`, or of our own namespace; TLS to `other_tls_ports` counts as a tunnel too."""
         assert len(marker) >= 8, "a short marker is found by chance"
+        self._netns = netns
+        self._tls_ports = frozenset({TUNNEL_PORT, *other_tls_ports})
         self._marker = marker
         self._expect = expect
         self._links = tuple(links)
@@ -60,7 +73,7 @@ class Wire:
 
     def __enter__(self) -> Self:
         for link in self._links:
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            sock = self._open_socket()
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
             sock.bind((link, _ETH_P_ALL))
             sock.setblocking(False)
@@ -68,6 +81,11 @@ class Wire:
         self._wake = os.pipe()
         self._thread.start()
         return self
+
+    def _open_socket(self) -> socket.socket:
+        if self._netns is None:
+            return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        return self._netns.open_socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -136,7 +154,7 @@ class Wire:
             key = addresses + bytes(frame[transport : transport + 4])
             flow = self._flows.get(key)
             if flow is None:
-                flow = self._flows[key] = _Flow(key)
+                flow = self._flows[key] = _Flow(key, self._tls_ports)
             self.tcp_packets += 1
             flow.begun = flow.begun or bool(frame[transport + 13] & _SYN)
             start = transport + (frame[transport + 12] >> 4) * 4
@@ -151,7 +169,8 @@ class Wire:
 class _Flow:
     """One direction of a TCP connection."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, tls_ports: frozenset[int]) -> None:
+        self._tls_ports = tls_ports
         size = (len(key) - 4) // 2
         family = socket.AF_INET if size == 4 else socket.AF_INET6
         self.ports = struct.unpack("!HH", key[-4:])
@@ -167,7 +186,8 @@ class _Flow:
         """Whether `marker` is in this payload, or ends in it."""
         if not self.payload_bytes:
             begins_as_tls = frame.startswith(_TLS_HANDSHAKE, start, end)
-            self.is_tunnel = TUNNEL_PORT in self.ports and (begins_as_tls or not self.begun)
+            is_tls_port = not self._tls_ports.isdisjoint(self.ports)
+            self.is_tunnel = is_tls_port and (begins_as_tls or not self.begun)
         self.payload_bytes += end - start
         overlap = len(marker) - 1
         found = frame.find(marker, start, end) >= 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interceptor.identity.rotation import backoff, remaining_fraction, renewal_time
+from interceptor.identity.rotation import backoff, is_late, remaining_fraction, renewal_time
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -58,3 +58,10 @@ def test_remaining_fraction_falls_from_one_to_nothing(hours, fraction):
 
 def test_remaining_fraction_of_no_life_is_nothing():
     assert remaining_fraction(START, START, START) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("hours", "late"), [(0, False), (14.4, False), (18, False), (18.01, True), (30, True)]
+)
+def test_certificate_is_late_past_three_quarters_of_its_life(hours, late):
+    assert is_late(START, START + timedelta(hours=24), START + timedelta(hours=hours)) is late

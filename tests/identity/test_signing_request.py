@@ -97,6 +97,18 @@ def test_check_of_another_request_is_refused(web, extension, key, why):
     assert message.isprintable()
 
 
+@pytest.mark.parametrize("authority", [True, False])
+def test_check_of_a_request_to_be_an_authority_is_refused(web, authority):
+    builder = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(named(web), critical=True)
+    builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+    request = builder.sign(KEY, hashes.SHA256())
+    if not authority:
+        assert check_signing_request(request, web) == KEY.public_key()
+        return
+    with pytest.raises(AuthorityError, match=r"refused: it asks to be a certificate authority"):
+        check_signing_request(request, web)
+
+
 def test_check_of_a_request_signed_by_another_key_is_refused(web):
     # Somebody else's public key in a request that we signed ourselves: no possession is proven.
     theirs, ours = (create_signing_request(web, key) for key in (create_private_key(), KEY))

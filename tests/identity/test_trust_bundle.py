@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interceptor.errors import InvalidInput, PeerRejected
-from interceptor.identity import trust_bundle
+from interceptor.identity import leaf_profile, trust_bundle
 from interceptor.identity.authority import Authority
 from interceptor.identity.certificates import _key_usage
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
@@ -39,7 +39,8 @@ def rejection(bundles, chain, now):
 
 def test_reasons_are_those_of_policy():
     assert trust_bundle.PEER_UNTRUSTED == Reason.PEER_UNTRUSTED
-    assert trust_bundle.PEER_IDENTITY_INVALID == Reason.PEER_IDENTITY_INVALID
+    assert trust_bundle.PEER_REVOKED == Reason.PEER_REVOKED
+    assert leaf_profile.PEER_IDENTITY_INVALID == Reason.PEER_IDENTITY_INVALID
     assert trust_bundle.PEER_CERTIFICATE_EXPIRED == Reason.PEER_CERTIFICATE_EXPIRED
     assert trust_bundle.PEER_CERTIFICATE_NOT_YET_VALID == Reason.PEER_CERTIFICATE_NOT_YET_VALID
 

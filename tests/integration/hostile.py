@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 
 from interceptor.authority_store import load_or_create
@@ -46,7 +46,8 @@ def now() -> dt.datetime:
 
 def authority_of(node: Node) -> Authority:
     """The node's own authority, keys and all."""
-    return load_or_create(node.state_dir / "authority", TRUST_DOMAIN, now())
+    with contextlib.closing(load_or_create(node.state_dir / "authority", TRUST_DOMAIN, now())) as store:
+        return store.issuer(now())
 
 
 def credential(
@@ -99,6 +100,24 @@ def credential(
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
     return Credential(key, (builder.sign(authority.intermediate_key, hashes.SHA256()), issuer))
+
+
+def self_signed(uri: str) -> Credential:
+    """A certificate that nobody but its own key vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    itself = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "itself")])
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(itself)
+        .issuer_name(itself)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now() - dt.timedelta(minutes=1))
+        .not_valid_after(now() + dt.timedelta(hours=1))
+        .add_extension(names, critical=False)
+    )
+    return Credential(key, (builder.sign(key, hashes.SHA256()),))
 
 
 @contextlib.contextmanager

@@ -14,11 +14,13 @@ import pytest
 from interceptor.kernel.mounts import find_cgroup2
 from tests.harness.process import run
 from tests.integration.hostile import authority_of
-from tests.integration.traces import links
+from tests.integration.traces import links, pinned_links
+from tests.integration.twin import setting, twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.harness.namespace import Workload
     from tests.harness.node import Node
     from tests.harness.process import Result
 
@@ -137,7 +139,7 @@ def test_authority_that_is_damaged_is_not_replaced(idle: Node) -> None:
     """A new one would be another trust domain's in all but name: that is the operator's to decide."""
     idle.state_dir.mkdir(mode=0o700)
     authority_of(idle)
-    directory = idle.state_dir / "authority"
+    (directory,) = idle.state_dir.glob("authority/issuers/*")
     good = {path.name: path.read_bytes() for path in directory.iterdir()}
     for name, content, words in DAMAGES:
         path = directory / name
@@ -160,46 +162,23 @@ def test_authority_that_is_damaged_is_not_replaced(idle: Node) -> None:
     assert "holds the authority of trust domain cluster.local, the configuration says other.domain" in line
 
 
-def _twin(node: Node, **paths: str) -> list[str]:
-    """The command line of a second agent that has only these paths in common with the first."""
-    own = {
-        "state": str(node.directory / "state2"),
-        "run": str(node.directory / "run2"),
-        "bpf": f"{node.bpf_dir}-2",
-    }
-    twin = node.directory / "twin.yaml"
-    text = node.config_path.read_text()
-    before = node.config
-    node.write_config(
-        {
-            **before,
-            "paths": {**own, **paths},
-            "bridge": {**before["bridge"], "name": f"{node.bridge}-2"},  # type: ignore[dict-item]
-            "metrics": {"address": f"127.0.0.1:{node.slot.metrics_port + 1000}"},
-        }
-    )
-    twin.write_text(node.config_path.read_text())
-    node.write_config(before)
-    assert node.config_path.read_text() == text
-    return [node.command()[0], "--config", str(twin)]
-
-
-@pytest.mark.parametrize("setting", ["state", "run", "bpf"])
-def test_second_agent_on_a_directory_of_the_first_is_refused(shared_node: Node, setting: str) -> None:
-    node = shared_node
-    path = {"state": node.state_dir, "run": node.run_dir, "bpf": node.bpf_dir}[setting]
-    command = _twin(node, **{setting: str(path)})
-    pid = node.agent_pid
-    result = run([*command, "agent"])
+@pytest.mark.parametrize("shared", ["paths.state", "paths.run", "paths.bpf"])
+def test_second_agent_on_a_directory_of_the_first_is_refused(
+    shared_node: Node, shared_client: Workload, tmp_path: Path, shared: str
+) -> None:
+    """Also when workloads are captured that the second one knows nothing of."""
+    node, pid, before = shared_node, shared_node.agent_pid, pinned_links(shared_node)
+    assert any(name.startswith("inbound") for name in before), shared_client
+    result = run([*twin(node, tmp_path, shared), "agent"])
     assert result.status == 1
     assert result.stderr.splitlines()[-1] == (
-        f"interceptor: another agent (pid {pid}) uses the directory {path}: stop it with 'interceptor down' or by its "
-        f"pid, or give this one another paths.{setting}"
+        f"interceptor: another agent (pid {pid}) uses the directory {setting(node, shared)}: stop it with "
+        f"'interceptor down' or by its pid, or give this one another {shared}"
     )
     assert node.agent_pid == pid
-    for name in ("state2", "run2"):
-        if (node.directory / name).exists():
-            subprocess.run(["rm", "-r", str(node.directory / name)], check=True)
+    assert pinned_links(node) == before
+    assert not (tmp_path / "state" / "authority").exists()
+    assert not Path(f"{node.bpf_dir}-2").exists()
 
 
 def test_up_of_what_is_up_says_so(shared_node: Node) -> None:

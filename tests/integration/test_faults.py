@@ -342,7 +342,9 @@ def test_private_keys_of_workloads_are_on_no_disk_and_in_no_output(shared_node: 
     keys = [path for path in files if b"PRIVATE KEY" in path.read_bytes()]
     assert {path.name for path in keys} == {"root.key", "intermediate.key"}
     for path in keys:
-        assert path.parent == authority
+        assert path.parent.parent == authority / "issuers"
+        for directory in (path.parent, path.parent.parent, authority):
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     pid = shared_node.agent_pid
     for entry in Path(f"/proc/{pid}/fd").iterdir():
@@ -376,3 +378,42 @@ def test_agent_that_crashes_dumps_no_core(node: Node) -> None:
 
 def _is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+# The bridge.
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "run", "takeover"])
+def test_bridge_that_somebody_removed_comes_back_with_its_links(node: Node, meanwhile: str) -> None:
+    one, other = node.workload("one"), node.workload("other")
+    _talks(one, other)
+    if meanwhile == "takeover":
+        node.kill()
+    run(["ip", "link", "del", node.bridge]).check()
+    if meanwhile == "takeover":
+        node.up().check()
+    if meanwhile == "run":
+        node.workload("third")
+    links = {one.host_link, other.host_link}
+    ports = Path(f"/sys/class/net/{node.bridge}/brif")
+    wait_until(
+        lambda: ports.exists() and links <= {path.name for path in ports.iterdir()}, "the links are back"
+    )
+    with one.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        wait_until(lambda: _answered(probe, other), "the bridge forwards again")
+    _talks(one, other)
+    assert f"somebody removed bridge {node.bridge}" in node.log()
+
+
+def _answered(probe: socket.socket, other: Namespace) -> bool:
+    """Whether a datagram arrives, and the refusal of its port comes back."""
+    probe.settimeout(0.2)
+    probe.connect((other.ipv4, 9))
+    try:
+        probe.send(b"?")
+        probe.recv(1)
+    except ConnectionRefusedError:
+        return True
+    except TimeoutError:
+        pass
+    return False

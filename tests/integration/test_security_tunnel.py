@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from interceptor.identity.authority import Authority
+from tests.harness.process import wait_until
 from tests.harness.tcp import connected, serving
 from tests.integration.hostile import (
     HONEST,
@@ -23,6 +24,7 @@ from tests.integration.hostile import (
     connect_request,
     credential,
     now,
+    self_signed,
     tunnel,
 )
 
@@ -122,6 +124,13 @@ CERTIFICATES: dict[str, tuple[Callable[[Authority], Credential], str]] = {
         lambda a: credential(a, HONEST, usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
         "peer_untrusted",
     ),
+    "for-clients-only": (
+        lambda a: credential(a, HONEST, usages=[ExtendedKeyUsageOID.CLIENT_AUTH]),
+        "peer_identity_invalid",
+    ),
+    "self-signed": (lambda _: self_signed(HONEST), "peer_untrusted"),
+    "a-node's": (lambda a: credential(a, "spiffe://cluster.local/node/client"), "peer_identity_invalid"),
+    "the-authority's": (lambda a: credential(a, "spiffe://cluster.local/authority"), "peer_identity_invalid"),
 }
 
 
@@ -142,6 +151,30 @@ def test_tunnel_with_a_bad_certificate_is_refused_with_the_reason(target: Target
     assert record["source_identity"] is None
     assert record["detail"]
     assert "\n" not in record["detail"]
+
+
+def test_tunnel_with_a_revoked_certificate_is_refused_and_others_of_its_identity_are_not(
+    target: Target,
+) -> None:
+    stolen = credential(target.authority, HONEST)
+    serial = f"{stolen.chain[0].serial_number:x}"
+    assert is_answered(target, stolen)
+    since = target.node.mark()
+    target.node.cli("ca", "revoke", serial, "--why", "laptop was stolen").check()
+    try:
+        wait_until(lambda: not is_answered(target, stolen), "the revocation is followed")
+        assert "laptop was stolen" in target.refusal("peer_revoked", since)["detail"]
+        assert is_answered(target, credential(target.authority, HONEST))
+    finally:
+        target.node.cli("ca", "unrevoke", serial).check()
+
+
+def is_answered(target: Target, shown: Credential) -> bool:
+    """Whether a tunnel with this certificate leads to the application."""
+    with contextlib.suppress(SSL.Error), tunnel(target.outsider, target.workload.ipv4, shown) as client:
+        client.send(connect_request(f"{target.workload.ipv4}:{APPLICATION_PORT}"))
+        return client.receive().endswith(b"the treasure")
+    return False
 
 
 def test_tunnel_with_an_honest_certificate_works(target: Target) -> None:
@@ -247,7 +280,8 @@ def test_bytes_that_are_no_tls_are_refused(target: Target, garbage: bytes) -> No
         target.outsider.connect((target.workload.ipv4, 15008)) as sock,
     ):
         sock.sendall(garbage)
-        sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # ENOTCONN, which is no ConnectionError, when it was reset already
+            sock.shutdown(socket.SHUT_WR)
         while sock.recv(65536):
             pass
     target.refusal("handshake_failed", since)

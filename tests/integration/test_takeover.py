@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import random
@@ -10,14 +11,15 @@ import socket
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from interceptor.errors import AgentError
 from interceptor.kernel import netns as kernel_netns
-from tests.harness.process import wait_until
-from tests.harness.tcp import FAMILIES, connected, echo, serving
+from tests.harness.process import has_let_go, wait_until
+from tests.harness.tcp import FAMILIES, connected, echo, receive_exactly, serving
 from tests.integration.traces import existing, lock_holder, pinned_links, settings
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Mesh:
             node.reach(workload)
         for namespace in (*self.workloads, self.insider, self.outsider):
             for family in FAMILIES:
-                stack.enter_context(serving(namespace.listen(family, PORT), echo))
+                stack.enter_context(serving(namespace.listen(family, PORT), _echo_until_reset))
 
     def assert_connected(self) -> None:
         """Every workload reaches every other one."""
@@ -99,6 +101,11 @@ class Mesh:
         assert {entry["name"] for entry in self.node.workloads()} == set(names)
 
 
+def _echo_until_reset(sock: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):  # as connections of a killed agent are
+        echo(sock)
+
+
 def _exchange(source: Namespace, destination: Namespace, family: int) -> bool:
     with source.connect((destination.address(family), PORT)) as sock:
         sock.sendall(MARKER)
@@ -121,12 +128,14 @@ def test_agent_that_hangs_or_is_killed_cuts_off_and_the_next_one_takes_over(mesh
         _hang(mesh, stack)
     before = pinned_links(node)
     with connected(mesh.run, mesh.other) as (near, far):
+        near.sendall(b"a part")
+        assert receive_exactly(far, 6) == b"a part"
         node.kill(signal.SIGKILL)
         near.settimeout(5)
         far.settimeout(5)
         for sock in (near, far):
-            with contextlib.suppress(ConnectionError):
-                assert sock.recv(1) == b""
+            with pytest.raises(ConnectionResetError):  # an end would say that it was complete
+                sock.recv(1)
     mesh.assert_cut_off()
     assert pinned_links(node) == before
 
@@ -158,6 +167,68 @@ def _hang(mesh: Mesh, stack: contextlib.ExitStack) -> None:
             os.kill(pid, signal.SIGCONT)
         assert waiting.recv(4096) == MARKER
     assert not wire.marker_seen
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One connection of an application, from connect(2) on."""
+
+    began: float
+    outcome: Literal["carried", "ended", "reset", "refused"]
+
+
+def _attempt(source: Namespace, destination: Namespace, family: int) -> Attempt:
+    began = time.monotonic()
+    try:
+        with source.connect((destination.address(family), PORT)) as sock:
+            sock.sendall(MARKER)
+            return Attempt(began, "carried" if sock.recv(4096) else "ended")
+    except ConnectionRefusedError:
+        return Attempt(began, "refused")
+    except (ConnectionResetError, BrokenPipeError):
+        return Attempt(began, "reset")
+
+
+def test_connections_made_while_the_agent_dies_are_refused_or_reset_and_carry_nothing(mesh: Mesh) -> None:
+    """The kernel closes a dying process's sockets one after the other: some listeners outlive it by milliseconds.
+
+    What connects in that time is in a queue that nobody serves: connect(2) succeeds, and then comes a reset.
+    """
+    pid = mesh.node.agent_pid
+    pairs = ((mesh.run, mesh.other), (mesh.named, mesh.by_pid), (mesh.other, mesh.insider))
+    attempts: dict[tuple[Namespace, Namespace, int], list[Attempt]] = {
+        (source, destination, family): [] for source, destination in pairs for family in FAMILIES
+    }
+    stop = threading.Event()
+
+    def keep_connecting(source: Namespace, destination: Namespace, family: int) -> None:
+        made = attempts[source, destination, family]
+        while not stop.is_set():
+            made.append(_attempt(source, destination, family))
+
+    def all_tried_since(moment: float) -> bool:
+        return all(made and made[-1].began > moment for made in attempts.values())
+
+    with (
+        mesh.node.wire(*mesh.workloads, mesh.insider, marker=MARKER),
+        concurrent.futures.ThreadPoolExecutor(len(attempts)) as threads,
+    ):
+        clients = [threads.submit(keep_connecting, *key) for key in attempts]
+        try:
+            started = time.monotonic()
+            wait_until(lambda: all_tried_since(started), "everybody connects")
+            os.kill(pid, signal.SIGKILL)
+            killed = time.monotonic()
+            wait_until(lambda: has_let_go(pid), "the agent has ended")
+            gone = time.monotonic()
+            wait_until(lambda: all_tried_since(gone), "everybody has connected since")
+        finally:
+            stop.set()
+        for client in clients:
+            client.result()
+    everything = [attempt for made in attempts.values() for attempt in made]
+    assert {a.outcome for a in everything if a.began > killed} <= {"refused", "reset"}
+    assert {a.outcome for a in everything if a.began > gone} == {"refused"}
 
 
 def test_stopped_agent_cuts_off_and_what_ended_meanwhile_is_forgotten(mesh: Mesh) -> None:

@@ -108,6 +108,19 @@ def test_both_directions_at_once_arrive_whole_and_in_order(
 
 
 @each_family
+def test_urgent_data_arrives_in_its_place(
+    shared_client: Workload, shared_server: Workload, family: int
+) -> None:
+    with connected(shared_client, shared_server, family) as ends:
+        for sender, receiver in (ends, ends[::-1]):
+            sender.sendall(b"before")
+            sender.send(b"!", socket.MSG_OOB)
+            sender.sendall(b"after")
+            sender.shutdown(socket.SHUT_WR)
+            assert receive_all(receiver) == b"before!after"
+
+
+@each_family
 def test_reset_by_the_client_is_a_reset_for_the_server(
     shared_node: Node, shared_client: Workload, shared_server: Workload, family: int
 ) -> None:

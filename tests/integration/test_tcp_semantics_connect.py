@@ -135,6 +135,22 @@ def test_socket_bound_by_the_application_keeps_its_port(
 
 
 @each_family
+def test_socket_whose_port_alone_the_application_bound_has_the_workloads_address(
+    shared_node: Node, shared_client: Workload, shared_server: Workload, family: int
+) -> None:
+    with shared_server.listen(family) as listener, shared_client.open_socket(family) as near:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        near.bind(("", 40405))
+        near.connect(listener.getsockname()[:2])
+        assert near.getsockname()[:2] == (shared_client.address(family), 40405)
+        far, peer = listener.accept()
+        far.close()
+        assert peer[0] == shared_client.address(family)
+        source = endpoint(near)
+    shared_node.wait_for_pair(lambda record: record["source_address"] == source)
+
+
+@each_family
 def test_socket_connected_again_after_a_failure_reaches_the_new_destination(
     shared_client: Workload, shared_server: Workload, family: int
 ) -> None:

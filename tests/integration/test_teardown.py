@@ -15,14 +15,16 @@ from pyroute2 import IPRoute
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.mounts import parse_mountinfo
 from tests.harness.process import is_alive, read_line, run, wait_until
-from tests.harness.tcp import FAMILIES, echo, serving
+from tests.harness.tcp import FAMILIES, connected, echo, receive_exactly, serving
 from tests.integration.traces import bpf_objects, existing, links, pinned_links, settings
+from tests.integration.twin import setting, twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.harness.namespace import Namespace
+    from tests.harness.namespace import Namespace, Workload
     from tests.harness.node import Node
+    from tests.harness.process import Result
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf, pytest.mark.timeout(120)]
 PORT = 7040
@@ -109,9 +111,10 @@ def test_down_keeps_the_state_when_told_to(node: Node) -> None:
     with leaving_nothing(node, state_stays=True):
         node.down("--keep-state").check()
     assert {path.name for path in node.state_dir.iterdir()} == {"agent.log", "authority"}
-    root = (node.state_dir / "authority" / "root.pem").read_bytes()
+    (root_file,) = (node.state_dir / "authority" / "issuers").glob("*/root.pem")
+    root = root_file.read_bytes()
     node.up().check()
-    assert (node.state_dir / "authority" / "root.pem").read_bytes() == root
+    assert root_file.read_bytes() == root
 
 
 def test_down_without_an_agent_removes_what_a_dead_one_left(node: Node) -> None:
@@ -224,20 +227,44 @@ def test_down_of_an_agent_that_hangs_says_which_process_it_is(node: Node) -> Non
     pid = node.agent_pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        command = [*node.command(), "down"]
-        # The command line would wait for two minutes; what it does then can be had at once.
-        code = (
-            "import interceptor.cli.lifecycle as l, interceptor.agent.teardown as t, sys; "
-            "l.DOWN_SECONDS = t.LOCK_SECONDS = 0.5; from interceptor.cli import main; main()"
-        )
-        python = Path(command[0]).with_name("python")
-        result = run([python, "-c", code, *command[1:]])
+        result = _impatient_down(node.command())
         assert result.status == 1
         assert f"another agent (pid {pid}) uses the directory {node.state_dir}" in result.stderr
         assert pinned_links(node)
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not is_alive(pid), "it does in the end what it was asked")
+
+
+def _impatient_down(command: list[str]) -> Result:
+    """The command line waits for two minutes, and for a lock ten seconds; what it does then can be had at once."""
+    code = (
+        "import interceptor.cli.lifecycle as l, interceptor.agent.teardown as t, sys; "
+        "l.DOWN_SECONDS = t.LOCK_SECONDS = 0.5; from interceptor.cli import main; main()"
+    )
+    return run([Path(command[0]).with_name("python"), "-c", code, *command[1:], "down"])
+
+
+@pytest.mark.parametrize("shared", ["paths.state", "paths.bpf", "bridge.name"])
+def test_down_with_something_of_a_running_agent_withdraws_nothing(
+    shared_node: Node, shared_client: Workload, shared_server: Workload, tmp_path: Path, shared: str
+) -> None:
+    """Who shares its run-time directory asks it to stop; whoever shares anything else must leave it alone."""
+    node, pid = shared_node, shared_node.agent_pid
+    before, ports = pinned_links(node), _ports(node.bridge)
+    assert ports
+    with connected(shared_client, shared_server) as (near, far):
+        result = _impatient_down(twin(node, tmp_path, shared))
+        assert result.status == 1
+        expected = (
+            f"bridge {node.bridge} belongs to the agent whose paths.run is {node.run_dir}: "
+            if shared == "bridge.name"
+            else f"another agent (pid {pid}) uses the directory {setting(node, shared)}: "
+        )
+        assert result.stderr.splitlines()[-1].startswith(f"interceptor: {expected}")
+        near.sendall(b"hello")
+        assert receive_exactly(far, 5) == b"hello"
+    assert (pinned_links(node), _ports(node.bridge), node.agent_pid) == (before, ports, pid)
 
 
 def test_bpf_file_system_that_was_mounted_for_us_is_unmounted(make_node: Callable[..., Node]) -> None:

@@ -97,7 +97,7 @@ def test_header_and_mirror_agree_in_everything(tmp_path: Path) -> None:
     [
         ("#define ABI_VERSION 1", "#define ABI_VERSION 2"),
         ("#define MAX_PENDING_FLOWS 65536", "#define MAX_PENDING_FLOWS 65537"),
-        ("#define COUNTER_COUNT 9", "#define COUNTER_COUNT 10\n#define COUNTER_NEW 9"),
+        ("#define COUNTER_COUNT 10", "#define COUNTER_COUNT 11\n#define COUNTER_NEW 10"),
         ("#define LISTENER_TUNNEL_IPV4 2", "#define LISTENER_TUNNEL_IPV4 3"),
         ("\t__u16 client_port;", "\t__u32 client_port;"),
         (

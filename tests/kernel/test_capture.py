@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from interceptor.errors import EnrolmentError
-from interceptor.kernel import bpf_syscall, capture, sockets
+from interceptor.kernel import abi, bpf_syscall, capture, netlink, sockets
 from interceptor.kernel.abi import (
     INBOUND_PLAINTEXT_PORT,
     INBOUND_TUNNEL_PORT,
@@ -64,7 +64,7 @@ families = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], 
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+def programs(bpf_file_system: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
     programs = load_programs(headers.path)
     yield programs
@@ -180,6 +180,10 @@ def join(workload: NetworkNamespace, neighbour: NetworkNamespace) -> None:
             if namespace is workload:
                 route.route("add", dst="default", gateway=NEIGHBOUR[socket.AF_INET])
                 route.route("add", dst="default", gateway=NEIGHBOUR[socket.AF_INET6], family=socket.AF_INET6)
+    for namespace, numbers in ((workload, (WORKLOAD,)), (neighbour, (NEIGHBOUR, OUTSIDE))):
+        own = [ip_interface(address) for addresses in numbers for address in addresses.values()]
+        with namespace.entered(), IPRoute() as route:
+            netlink._wait_until_usable(route, "eth0", own)
 
 
 # Outbound.
@@ -210,6 +214,25 @@ def test_address_that_the_application_bound_is_kept(scene: Scene, family: int, p
     client.connect((NEIGHBOUR[family], 80))
     assert client.getsockname() == bound
     scene.assert_captured(client, NEIGHBOUR[family], 80)
+
+
+@families
+def test_port_that_the_application_bound_is_kept_and_the_address_is_the_workloads(
+    scene: Scene, family: int
+) -> None:
+    client = scene.socket(scene.workload, family)
+    client.bind(("", 40002))
+    client.connect((NEIGHBOUR[family], 80))
+    assert client.getsockname()[:2] == (WORKLOAD[family], 40002)
+    accepted = scene.accept(scene.outbound[family])
+    assert sockets.original_destination(accepted) == Endpoint(ip_address(NEIGHBOUR[family]), 80)
+
+
+def test_port_that_an_ipv6_socket_bound_shows_a_mapped_address(scene: Scene) -> None:
+    client = scene.socket(scene.workload, socket.AF_INET6)
+    client.bind(("", 40003))
+    client.connect((f"::ffff:{NEIGHBOUR[socket.AF_INET]}", 80))
+    assert client.getsockname()[:2] == (f"::ffff:{WORKLOAD[socket.AF_INET]}", 40003)
 
 
 @families
@@ -297,7 +320,7 @@ def test_exempted_socket_is_left_alone(scene: Scene, family: int) -> None:
 @pytest.mark.parametrize("option", [socket.SO_MARK])
 def test_mark_of_the_proxy_exempts_nobody(scene: Scene, option: int) -> None:
     client = scene.socket(scene.workload, socket.AF_INET)
-    client.setsockopt(socket.SOL_SOCKET, option, sockets.RETURN_PATH_MARK)
+    client.setsockopt(socket.SOL_SOCKET, option, abi.RETURN_PATH_MARK)
     client.connect((NEIGHBOUR[socket.AF_INET], 80))
     scene.assert_captured(client, NEIGHBOUR[socket.AF_INET], 80)
 

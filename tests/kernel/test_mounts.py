@@ -65,7 +65,7 @@ def test_directory_that_does_not_exist_yet_counts_where_it_would_be(tmp_path: Pa
 @pytest.mark.bpf
 def test_bpffs_is_mounted_and_unmounted_when_nothing_is_pinned(tmp_path: Path) -> None:
     assert not is_bpffs(tmp_path / "pins")
-    mount_bpffs(tmp_path)
+    assert mount_bpffs(tmp_path)
     try:
         assert is_bpffs(tmp_path)
         assert is_bpffs(tmp_path / "pins" / "of" / "ours")
@@ -78,6 +78,21 @@ def test_bpffs_is_mounted_and_unmounted_when_nothing_is_pinned(tmp_path: Path) -
     finally:
         ctypes.CDLL(None).umount2(os.fsencode(tmp_path), 2)
     assert not is_bpffs(tmp_path)
+
+
+@pytest.mark.bpf
+def test_bpffs_that_somebody_mounted_at_the_same_moment_is_not_hidden(tmp_path: Path) -> None:
+    assert mount_bpffs(tmp_path)
+    try:
+        (tmp_path / "pins").mkdir()
+        assert not mount_bpffs(tmp_path)
+        assert (tmp_path / "pins").exists()
+        (tmp_path / "pins").rmdir()
+        assert unmount_bpffs(tmp_path)
+        assert not is_bpffs(tmp_path)
+    finally:
+        while ctypes.CDLL(None).umount2(os.fsencode(tmp_path), 2) == 0:
+            pass
 
 
 @pytest.mark.bpf

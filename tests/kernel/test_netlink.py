@@ -91,6 +91,43 @@ def test_bridge_name_taken_by_another_link_is_refused(host: NetworkNamespace) ->
 
 
 @pytest.mark.netns
+def test_bridge_of_another_agent_is_refused_until_that_one_has_gone(
+    host: NetworkNamespace, tmp_path: Path
+) -> None:
+    ours, theirs, link = tmp_path / "ours", tmp_path / "theirs", tmp_path / "link"
+    ours.mkdir()
+    theirs.mkdir()
+    link.symlink_to(theirs)
+    netlink.ensure_bridge(BRIDGE, IPV4, IPV6)  # as an agent of a version that wrote nothing on it
+    netlink.require_own_bridge(BRIDGE, ours)
+    netlink.ensure_bridge(BRIDGE, IPV4, IPV6, owner=theirs)
+    for same in (theirs, link):
+        netlink.ensure_bridge(BRIDGE, IPV4, IPV6, owner=same)
+        netlink.require_own_bridge(BRIDGE, theirs)
+    message = f"bridge {BRIDGE} belongs to the agent whose paths.run is {link}: choose another bridge.name"
+    with pytest.raises(KernelError, match=message):
+        netlink.ensure_bridge(BRIDGE, IPV4, IPV6, owner=ours)
+    with pytest.raises(KernelError, match=message):
+        netlink.require_own_bridge(BRIDGE, ours)
+    link.unlink()
+    netlink.require_own_bridge(BRIDGE, ours)
+    netlink.ensure_bridge(BRIDGE, IPV4, IPV6, owner=ours)
+    assert links()[BRIDGE].get("ifalias") == f"interceptor: {ours}"
+    netlink.remove_bridge(BRIDGE)
+    netlink.require_own_bridge(BRIDGE, theirs)
+
+
+@pytest.mark.netns
+def test_bridge_that_somebody_else_made_is_not_claimed(host: NetworkNamespace, tmp_path: Path) -> None:
+    with IPRoute() as route:
+        route.link("add", ifname=BRIDGE, kind="bridge")
+    netlink.ensure_bridge(BRIDGE, IPV4, IPV6, owner=tmp_path)
+    assert links()[BRIDGE].get("ifalias") is None
+    netlink.remove_bridge(BRIDGE)
+    assert BRIDGE in links()
+
+
+@pytest.mark.netns
 @pytest.mark.parametrize("theirs", ["10.99.7.1/24", "fd99::7/48"])
 def test_bridge_subnet_of_another_link_is_refused(host: NetworkNamespace, theirs: str) -> None:
     interface = ip_interface(theirs)

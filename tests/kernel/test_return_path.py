@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from interceptor.errors import KernelError, StateError
+from interceptor.kernel import netlink
 from interceptor.kernel.return_path import (
     PreviousSysctls,
     has_return_path,
@@ -49,6 +51,8 @@ def pod(make_namespace: Maker) -> NetworkNamespace:
         route.addr("add", index=index, address="fd99::2", prefixlen=64, flags=2)
         route.route("add", dst="default", gateway="10.99.0.1")
         route.route("add", dst="default", gateway="fd99::1", family=socket.AF_INET6)
+        own = [ip_interface("10.99.0.2/16"), ip_interface("fd99::2/64")]
+        netlink._wait_until_usable(route, "eth0", own)
     return namespace
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from interceptor.errors import KernelError
-from interceptor.kernel import sockets
+from interceptor.kernel import abi, sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def test_transparent_socket_binds_to_a_foreign_address(
         sockets.make_transparent(sock)
         sock.bind((foreign, 0))
         assert sock.getsockname()[:2] == (foreign, 0)  # the port is chosen at connect
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == sockets.RETURN_PATH_MARK
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == abi.RETURN_PATH_MARK
 
 
 @pytest.mark.netns

@@ -19,7 +19,7 @@ def test_reason_explanation_is_one_sentence_with_a_remedy(reason: Reason) -> Non
 
 
 def test_reasons_are_the_documented_set() -> None:
-    assert len(Reason) == 24
+    assert len(Reason) == 28
 
 
 def test_transport_values_are_those_of_istio() -> None:

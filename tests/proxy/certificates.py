@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 
@@ -86,13 +86,15 @@ def forge(
         ExtendedKeyUsageOID.SERVER_AUTH,
         ExtendedKeyUsageOID.CLIENT_AUTH,
     ),
+    self_signed: bool = False,
 ) -> Proof:
-    """A leaf that our own intermediate signed, with `uris` as its names."""
+    """A leaf that our own intermediate signed, or it itself, with `uris` as its names."""
     issuer, key = authority(), create_private_key()
+    itself = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "itself")])
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(issuer.intermediate.subject)
+        .subject_name(itself if self_signed else x509.Name([]))
+        .issuer_name(itself if self_signed else issuer.intermediate.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now() + begins)
@@ -106,6 +108,8 @@ def forge(
     if uris:
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
         builder = builder.add_extension(names, critical=True)
+    if self_signed:
+        return Proof((builder.sign(key, hashes.SHA256()),), key)
     leaf = builder.sign(issuer.intermediate_key, hashes.SHA256())
     return Proof((leaf, issuer.intermediate), key)
 
@@ -144,6 +148,11 @@ def hostile(service_account: str) -> dict[str, tuple[Proof, Reason, str]]:
     foreign = Proof.of(new_svid(identity(service_account), foreign_authority()))
     invalid = Reason.PEER_IDENTITY_INVALID
     return {
+        "self-signed": (
+            forge([name], self_signed=True),
+            Reason.PEER_UNTRUSTED,
+            "the peer's certificate is not trusted: it is signed by itself",
+        ),
         "foreign authority": (foreign, Reason.PEER_UNTRUSTED, "its issuer is not in our trust bundle"),
         "foreign domain": (
             forge(["spiffe://other.example/ns/default/sa/a"]),
@@ -165,6 +174,16 @@ def hostile(service_account: str) -> dict[str, tuple[Proof, Reason, str]]:
         "not SPIFFE": (forge(["https://cluster.local/ns/default/sa/a"]), invalid, "has an unusable name"),
         "control character": (forge([f"{name}\0x"]), invalid, "has an unusable name"),
         "authority": (forge([name], is_authority=True), invalid, "is a certificate authority"),
+        "node's": (
+            forge(["spiffe://cluster.local/node/b"]),
+            invalid,
+            "is a node's identity, not a workload's",
+        ),
+        "authority's": (
+            forge(["spiffe://cluster.local/authority"]),
+            invalid,
+            "is the authority's identity, not a workload's",
+        ),
     }
 
 

@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
-from OpenSSL import SSL
 
+from tests.harness.openssl_errors import clean_error_queue
 from tests.proxy.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -15,15 +15,7 @@ if TYPE_CHECKING:
 
     import trio
 
-
-@pytest.fixture(autouse=True)
-def _clean_error_queue() -> Iterator[None]:
-    """The queue belongs to the thread: what one connection leaves there, the next takes for its own failure."""
-    assert SSL._lib.ERR_peek_error() == 0
-    yield
-    left = SSL._lib.ERR_peek_error()
-    SSL._lib.ERR_clear_error()
-    assert left == 0
+__all__ = ["clean_error_queue"]
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.connections import HandshakeLimit, LiveConnections
 from interceptor.proxy.context import Limits, WorkloadContext
 from interceptor.proxy.snapshot import Snapshot
-from interceptor.proxy.tls import TlsContexts, tls_contexts
 from interceptor.proxy.workload_proxy import WorkloadProxy
+from interceptor.transport.tls import TlsContexts, tls_contexts
 from interceptor.workload import Endpoint, Workload, WorkloadKey
 from tests.proxy import certificates
 

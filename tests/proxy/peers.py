@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interceptor.proxy.tls import RECORD_BYTES, TlsStream
+from interceptor.transport.tls import RECORD_BYTES, TlsStream
 from tests.proxy.mesh import DEADLINE_SECONDS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from interceptor.policy.verdict import Permit, Reason, Transport
+from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.proxy.connections import HandshakeLimit, LiveConnections
 from interceptor.proxy.context import Refusal
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind, ConnectionRecord
@@ -118,3 +118,50 @@ def test_handshake_limit_frees_its_places() -> None:
         raise ZeroDivisionError
     with limit.one():
         pass
+
+
+async def test_connection_denied_later_is_reset_with_its_own_reason_and_the_others_go_on(
+    nursery: trio.Nursery,
+) -> None:
+    connections, recorder = live()
+    records = [new_record() for _ in range(3)]
+
+    async def hold(record: ConnectionRecord) -> None:
+        with connections.track(record):
+            record.decide(Permit(Transport.MUTUAL_TLS))
+            await trio.sleep_forever()
+
+    for record in records:
+        nursery.start_soon(hold, record)
+    await trio.testing.wait_all_tasks_blocked()
+    denial = Denial(Reason.PEER_UNTRUSTED, "its root is gone")
+    assert connections.close_denied(lambda record: denial if record is records[1] else None) == 1
+    await trio.testing.wait_all_tasks_blocked()
+    assert recorder.closed_records == [records[1]]
+    assert (records[1].verdict, records[1].reason, records[1].detail) == (
+        "denial",
+        Reason.PEER_UNTRUSTED,
+        "its root is gone",
+    )
+    assert (records[1].closed_by, records[1].close_kind) == (ClosedBy.INTERCEPTOR, CloseKind.RESET)
+    assert set(connections.records) == {records[0], records[2]}
+    connections.close_all(Reason.WITHDRAWN)
+    await trio.testing.wait_all_tasks_blocked()
+    assert {record.reason for record in recorder.closed_records} == {Reason.PEER_UNTRUSTED, Reason.WITHDRAWN}
+
+
+async def test_connection_denied_twice_keeps_the_first_reason(nursery: trio.Nursery) -> None:
+    connections, recorder = live()
+    record = new_record()
+
+    async def hold() -> None:
+        with connections.track(record):
+            await trio.sleep_forever()
+
+    nursery.start_soon(hold)
+    await trio.testing.wait_all_tasks_blocked()
+    for reason in (Reason.PEER_UNTRUSTED, Reason.IDENTITY_MISMATCH):
+        connections.close_denied(lambda _, reason=reason: Denial(reason))
+    connections.close_all(Reason.WITHDRAWN)
+    await trio.testing.wait_all_tasks_blocked()
+    assert [found.reason for found in recorder.closed_records] == [Reason.PEER_UNTRUSTED]

@@ -17,8 +17,8 @@ from interceptor.errors import KernelError, PeerRejected
 from interceptor.policy.verdict import Reason
 from interceptor.proxy.connections import HandshakeLimit, LiveConnections
 from interceptor.proxy.snapshot import Snapshot
-from interceptor.proxy.streams import StreamBroken
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
+from interceptor.transport.streams import StreamBroken
 from interceptor.workload import Endpoint
 from tests.proxy import certificates
 from tests.proxy.certificates import Proof, svid, tls_context

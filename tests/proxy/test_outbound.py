@@ -19,9 +19,9 @@ from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.policy_set import PolicySet
 from interceptor.policy.verdict import Reason, Transport
 from interceptor.proxy.snapshot import Snapshot
-from interceptor.proxy.streams import StreamBroken
-from interceptor.proxy.tls import tls_contexts
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
+from interceptor.transport.streams import StreamBroken
+from interceptor.transport.tls import tls_contexts
 from interceptor.workload import Endpoint
 from tests.proxy import certificates
 from tests.proxy.certificates import Proof, svid, tls_context
@@ -37,8 +37,8 @@ from tests.proxy.mesh import (
 from tests.proxy.peers import receive_some, receive_until_end, send, serve_tunnels
 
 if TYPE_CHECKING:
-    from interceptor.proxy.tls import TlsStream
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.transport.tls import TlsStream
 
 ANSWER = b"HTTP/1.1 200 OK\r\n\r\n"
 

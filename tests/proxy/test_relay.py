@@ -12,8 +12,8 @@ import trio
 import trio.testing
 
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.streams import StreamBroken
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
+from interceptor.transport.streams import StreamBroken
 from tests.proxy.certificates import Proof, svid, tls_context
 from tests.proxy.mesh import DEADLINE_SECONDS, Mesh, echo, is_reset, receive_all, reset, serve_application
 from tests.proxy.peers import receive_some, request, send, tunnel_client
@@ -101,6 +101,21 @@ async def test_reset_after_half_close_is_a_reset(ends: Ends, first: str) -> None
     assert await is_reset(one)
     for record in await ends.mesh.records():
         assert record.close_kind is CloseKind.RESET
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_reset_by_the_side_that_has_ended_its_sending_is_a_reset(ends: Ends, first: str) -> None:
+    one, other = (ends.client, ends.server) if first == "client" else (ends.server, ends.client)
+    await one.send_eof()
+    assert await receive_all(other) == b""
+    reset(one)
+    for record in await ends.mesh.records():
+        assert (record.closed_by.value, record.close_kind) == (
+            "source" if first == "client" else "destination",
+            CloseKind.RESET,
+        )
+    with pytest.raises(trio.BrokenResourceError):
+        await other.send_all(b"to nobody")
 
 
 async def test_both_that_end_at_once_end_cleanly(ends: Ends) -> None:

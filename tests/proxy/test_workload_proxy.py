@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 import trio
 import trio.testing
 
@@ -18,6 +17,8 @@ from tests.proxy.mesh import Mesh, echo, is_reset, receive_all, serve_applicatio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 
 FILES = Path("/proc/self/fd")
@@ -96,39 +97,37 @@ async def test_agent_that_ends_resets_its_connections_and_says_why(mesh: Mesh, n
     assert client.socket.fileno() == -1
 
 
-@pytest.fixture
-def few_descriptors() -> Iterator[None]:
-    """Let this process open only a dozen more files than it has."""
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let this process open nothing more, whatever it has open: as when every descriptor is in use."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(path.name) for path in FILES.iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 12, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_descriptors_that_run_out_delay_connections_and_lose_none(
-    running: Mesh, nursery: trio.Nursery, few_descriptors: None, caplog: pytest.LogCaptureFixture
+    running: Mesh, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     running.aim = await serve_application(nursery, echo)
-    hoard: list[int] = []
     async with await running.connect() as client:
-        await running.source.recorder.wait_opened()
+        await client.send_all(b"first")
+        assert await client.receive_some() == b"first"
         waiting = socket.socket()
-        with suppress(OSError):
-            while True:
-                hoard.append(os.open("/dev/null", os.O_RDONLY))
-        waiting.setblocking(True)
-        waiting.connect(running.source.outbound.getsockname())  # into the backlog
-        with trio.fail_after(5):
-            while not caplog.records:  # noqa: ASYNC110 - a log has no event
-                await trio.sleep(0.01)
-        assert "cannot accept: Too many open files" in caplog.text
-        for fd in hoard:
-            os.close(fd)
+        with no_descriptor_left():
+            waiting.connect(running.source.outbound.getsockname())  # into the backlog
+            with trio.fail_after(5):
+                while not caplog.records:  # noqa: ASYNC110 - a log has no event
+                    await trio.sleep(0.01)
+            assert "cannot accept: Too many open files" in caplog.text
         await client.send_eof()
         assert await receive_all(client) == b""
-    with trio.SocketStream(trio.socket.from_stdlib_socket(waiting)).socket as sock:
-        stream = trio.SocketStream(sock)
+    waiting.setblocking(False)
+    async with trio.SocketStream(trio.socket.from_stdlib_socket(waiting)) as stream:
         await stream.send_all(b"at last")
         await stream.send_eof()
         assert await receive_all(stream) == b"at last"

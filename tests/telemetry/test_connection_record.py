@@ -34,6 +34,7 @@ KEYS = [
     "tls_version",
     "tls_cipher",
     "tls_key_exchange",
+    "peer_serial_number",
     "state",
 ]
 WEB = SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/web")
@@ -79,6 +80,7 @@ def test_record_with_all_facts_shows_them() -> None:
     full.destination_identity = DATABASE.identity
     full.decide(Permit(Transport.MUTUAL_TLS))
     full.tls_version, full.cipher, full.key_exchange = "TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519"
+    full.peer_serials = ("1f", "2a")
     full.bytes_sent, full.bytes_received = 10, 20
     full.finish(51.5, ClosedBy.SOURCE, CloseKind.FIN)
     shown = full.to_dict(99.0)
@@ -108,6 +110,7 @@ def test_record_with_all_facts_shows_them() -> None:
         "tls_version": "TLSv1.3",
         "tls_cipher": "TLS_AES_128_GCM_SHA256",
         "tls_key_exchange": "X25519",
+        "peer_serial_number": "1f",
         "state": "closed",
     }
 

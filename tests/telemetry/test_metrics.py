@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.telemetry.connection_record import ConnectionRecord
+from interceptor.telemetry.expiry import AUTHORITIES_LIMIT, AuthorityExpiry
 from interceptor.telemetry.metrics import CONTENT_TYPE, Metrics
 from interceptor.workload import Direction, Workload, WorkloadKey
 
@@ -54,6 +55,11 @@ def test_metrics_page_has_every_metric_before_anything_happened() -> None:
         "interceptor_connection_denials_total",
         "interceptor_workloads",
         "interceptor_certificate_not_after_seconds",
+        "interceptor_certificate_last_renewal_seconds",
+        "interceptor_certificates_late",
+        "interceptor_node_certificate_not_after_seconds",
+        "interceptor_authority_not_after_seconds",
+        "interceptor_trust_bundle_age_seconds",
         "interceptor_certificate_renewals_total",
         "interceptor_connections_open",
         "interceptor_tls_handshake_seconds",
@@ -171,15 +177,36 @@ def test_metrics_series_are_bounded_and_the_rest_is_other() -> None:
 
 def test_metrics_certificates_are_set_bounded_and_forgotten() -> None:
     metrics = Metrics(series_limit=1)
-    metrics.set_certificate(WEB.key, WEB.identity, 100.0)
-    metrics.set_certificate(WEB.key, WEB.identity, 200.0)
-    metrics.set_certificate(DATABASE.key, DATABASE.identity, 300.0)
+    metrics.expiry.set_certificate(WEB.key, WEB.identity, 10.0, 100.0)
+    metrics.expiry.set_certificate(WEB.key, WEB.identity, 20.0, 200.0)
+    metrics.expiry.set_certificate(DATABASE.key, DATABASE.identity, 30.0, 300.0)
     name = "interceptor_certificate_not_after_seconds"
     assert page(metrics, name) == [200.0]
     assert page(metrics, name, namespace="shop", workload="web", principal=str(WEB.identity)) == [200.0]
+    assert page(metrics, "interceptor_certificate_last_renewal_seconds", workload="web") == [20.0]
     assert page(metrics, "interceptor_metrics_series_dropped_total") == [1]
     metrics.forget(WEB.key)
     assert page(metrics, name) == []
+
+
+def test_metrics_of_node_authorities_and_trust_are_there_once_they_are_known() -> None:
+    metrics = Metrics()
+    names = ("node_certificate_not_after", "node_certificate_last_renewal", "trust_bundle_age")
+    assert [page(metrics, f"interceptor_{name}_seconds") for name in names] == [[], [], []]
+    assert page(metrics, "interceptor_certificates_late") == [0]
+    metrics.expiry.set_node("spiffe://cluster.local/node/a", 10.0, 20.0)
+    metrics.expiry.measure(trust_age=lambda: 7.0, late=lambda: 3)
+    assert [page(metrics, f"interceptor_{name}_seconds") for name in names] == [[20.0], [10.0], [7.0]]
+    assert page(metrics, "interceptor_certificates_late") == [3]
+    root, intermediate = AuthorityExpiry("root", "aa", 1.0), AuthorityExpiry("intermediate", "bb", 2.0)
+    name = "interceptor_authority_not_after_seconds"
+    metrics.expiry.set_authorities([root, intermediate, root])
+    assert page(metrics, name) == [1.0, 2.0]
+    assert page(metrics, name, kind="intermediate", fingerprint="bb") == [2.0]
+    metrics.expiry.set_authorities([intermediate])
+    assert page(metrics, name) == [2.0]
+    metrics.expiry.set_authorities(AuthorityExpiry("root", str(n), 1.0) for n in range(1000))
+    assert len(page(metrics, name)) == AUTHORITIES_LIMIT
 
 
 def test_metrics_forgotten_workload_stays_away_while_its_connections_end() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from interceptor.policy.verdict import Denial, Reason
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind, ConnectionRecord
 from interceptor.telemetry.recent import RecentConnections
 from interceptor.workload import Direction
@@ -49,3 +50,16 @@ def test_recent_keeps_a_connection_that_was_never_live() -> None:
     finish(recent, record("denied"))
     assert recent.live == ()
     assert ids(recent, 9) == ["denied"]
+
+
+def test_recent_remembers_denials_longer_than_what_was_permitted() -> None:
+    recent = RecentConnections(limit=2)
+    for name in ("permitted", "first", "second", "third"):
+        one = record(name)
+        if name != "permitted":
+            one.decide(Denial(Reason.PLAINTEXT_REFUSED))
+        finish(recent, one)
+    for name in "abc":
+        finish(recent, record(name))
+    assert ids(recent, 9) == ["c", "b", "third", "second"]
+    assert ids(recent, 3) == ["c", "b", "third"]

@@ -25,6 +25,8 @@ HOOKS = {
     "connect_ipv6": "connect6",
     "peer_name_ipv4": "getpeername4",
     "peer_name_ipv6": "getpeername6",
+    "own_name_ipv4": "getsockname4",
+    "own_name_ipv6": "getsockname6",
     "track_flows": "sock_ops",
     "answer_original_destination": "getsockopt",
     "refuse_multipath": "sock_create",

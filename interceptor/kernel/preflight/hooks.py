@@ -25,7 +25,15 @@ _ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI
 _NAME_CHARACTERS = 15  # BPF_OBJ_NAME_LEN without the NUL
 _OURS = frozenset(name[:_NAME_CHARACTERS] for name in CGROUP_PROGRAMS)
 # Where a program of somebody else changes what ours see; attach types of include/uapi/linux/bpf.h.
-_SHARED = {10: "connect4", 11: "connect6", 21: "getsockopt", 29: "getpeername4", 30: "getpeername6"}
+_SHARED = {
+    10: "connect4",
+    11: "connect6",
+    21: "getsockopt",
+    29: "getpeername4",
+    30: "getpeername6",
+    31: "getsockname4",
+    32: "getsockname6",
+}
 
 
 def check_hooks(subject: Subject) -> Iterator[Finding]:

@@ -1,0 +1,76 @@
+"""Serve an authority until told to stop: everything that must be right first, in order, each failure one line."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.agent.clock import wall_clock
+from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
+from interceptor.authority_service import serve
+from interceptor.authority_store import AuthorityStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from interceptor.workload import Endpoint
+
+log = logging.getLogger(__name__)
+
+AUDIT_FILE = "audit.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAuthority:
+    """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere."""
+
+    directory: Path
+    passphrase: bytes | None
+    address: Endpoint
+    audit_path: Path | None
+
+
+def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `progress` is told when nodes can connect.
+
+    InterceptorError says why it could not start, or go on.
+    """
+    log_to_stderr()
+    raise_descriptor_limit()
+    forbid_core_dumps()
+    with closing(AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)) as store:
+        try:
+            trio.run(_serve, store, served, progress)
+        except BaseExceptionGroup as group:
+            raise single_cause(group) from None
+
+
+async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Callable[[str], None]) -> None:
+    def ready(address: Endpoint) -> None:
+        progress(f"serving the authority of {store.trust_domain} on {address}")
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        await serve(
+            store,
+            served.address,
+            audit_path=served.audit_path or served.directory / AUDIT_FILE,
+            now=wall_clock,
+            ready=ready,
+        )
+
+
+async def _stop_on_signal(
+    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("stopping on %s", signal.Signals(number).name)
+            scope.cancel()

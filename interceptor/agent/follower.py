@@ -1,0 +1,207 @@
+"""Keep this node in step with its authority: what it believes, which roots it uses, whom it knows, what it reports."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.agent.clock import wall_clock
+from interceptor.agent.remote_workloads import remote_workloads
+from interceptor.agent.reporter import Reporter
+from interceptor.agent.subscription import LONGEST_PAUSE, Subscription
+from interceptor.authority.reports import MAX_ADDRESSES, NodeReport, RegisteredWorkload
+from interceptor.credentials.issuers import roots_of
+from interceptor.credentials.renewal import LONGEST_PAUSE_SHARE
+from interceptor.credentials.rotation_watch import RotationWatch
+from interceptor.identity.certificates import fingerprint
+from interceptor.telemetry.expiry import AuthorityExpiry
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from interceptor.agent.authority_access import AuthorityAccess
+    from interceptor.agent.enroller import Enroller
+    from interceptor.agent.records import Records
+    from interceptor.authority.documents import RegistryDocument
+    from interceptor.config import Config
+    from interceptor.credentials import Credentials
+    from interceptor.enrolment.registry import Registry
+    from interceptor.identity.svid import NodeSvid
+    from interceptor.identity.trust_document import TrustDocument
+    from interceptor.proxy.snapshot import Snapshot
+    from interceptor.workload import Workload
+
+log = logging.getLogger(__name__)
+
+_RETURN_SHARE = (
+    10  # after an outage, what failed is tried again within this part of a certificate's life, ...
+)
+_RETURN_LONGEST = timedelta(seconds=10)  # ... or within this
+
+
+class Follower:
+    """Everything that goes on between one node and its authority; `open`, and then `run`.
+
+    document    the trust document in force
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        access: AuthorityAccess,
+        credentials: Credentials,
+        enroller: Enroller,
+        registry: Snapshot[Registry],
+        records: Records,
+    ) -> None:
+        self.access = access
+        self._config = config
+        self._credentials = credentials
+        self._enroller = enroller
+        self._registry = registry
+        self._expiry = records.metrics.expiry
+        self._warnings: tuple[str, ...] = ()
+        self.document: TrustDocument | None = None
+        lifetime = config.certificates.lifetime
+        pause = lifetime * LONGEST_PAUSE_SHARE  # short lives leave less time for everything
+        self._return_spread = min(_RETURN_LONGEST, pause)
+        self._longest_pause = min(LONGEST_PAUSE, pause)
+        self.watch = RotationWatch(credentials, self.own_roots, lifetime)
+        self.reporter = Reporter(self._report, access.link.report, self._confirm)
+        self.trust: Subscription[TrustDocument, str] | None = None
+
+    def own_roots(self) -> tuple[x509.Certificate, ...]:
+        """The roots of our own trust domain; none before there is a document."""
+        if self.document is None:
+            return ()
+        own = self.document.trust_domain
+        return next(bundle.roots for bundle in self.document.bundles if bundle.trust_domain == own)
+
+    def trust_age(self) -> float | None:
+        """How long ago the authority last confirmed the trust document, in seconds; None before it ever did."""
+        if self.trust is None or self.trust.heard_at is None:
+            return None
+        return trio.current_time() - self.trust.heard_at
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the authority does not answer, None when it does."""
+        trust = self.trust.last_error if self.trust else None
+        return trust or self.reporter.last_error
+
+    async def open(self) -> None:
+        """Find the way to the authority, and believe what it says."""
+        await self._believe(await self.access.open())
+        self._expiry.measure(self.trust_age, self._credentials.late)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        assert self.document is not None, "it was opened"
+        link = self.access.link
+        self.trust = Subscription(
+            "the trust document",
+            link.trust,
+            lambda document: document.document_hash,
+            self._believe,
+            known=self.document.document_hash,
+            longest_pause=self._longest_pause,
+            on_return=self._authority_is_back,
+        )
+        registry: Subscription[RegistryDocument, int] = Subscription(
+            "the registry of other nodes",
+            link.registry,
+            lambda found: found.version,
+            self._learn,
+            longest_pause=self._longest_pause,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.access.run, self._credentials, self._node_renewed)
+            nursery.start_soon(self.trust.run)
+            nursery.start_soon(registry.run)
+            nursery.start_soon(self.watch.run)
+            nursery.start_soon(self.reporter.run)
+            nursery.start_soon(self._report_changes)
+
+    def renewed(self) -> None:
+        """A certificate of this node was renewed."""
+        if len(self.own_roots()) > 1:  # else nothing can have changed, and there may be thousands
+            self.watch.renewed()
+            self.reporter.changed()
+
+    def _node_renewed(self, svid: NodeSvid) -> None:
+        self._expiry.set_node(str(svid.spiffe_id), svid.issued_at.timestamp(), svid.not_after.timestamp())
+        self.renewed()
+
+    async def _believe(self, document: TrustDocument) -> None:
+        bundles = document.trust_bundles()
+        await self._enroller.believe(bundles)
+        self.document = document  # only now is it reported: the authority issues from a new root soon after
+        self._credentials.bring_forward(
+            lambda svid: bundles.revoked.find("", (svid.serial_number,)) is not None, timedelta(0)
+        )
+        self._show_authorities()
+        self.access.keep(document)
+        self.reporter.changed()
+        log.info("believing %s, %d revocations", document.document_hash, len(document.revoked.entries))
+
+    async def _learn(self, document: RegistryDocument) -> None:
+        workloads, warnings = remote_workloads(
+            document.workloads,
+            node=self.access.node_name,
+            trust_domain=self._config.trust_domain,
+            cidrs=self._config.mesh_cidrs,
+        )
+        for warning in warnings:
+            if warning not in self._warnings:
+                log.warning("%s", warning)
+        self._warnings = warnings
+        registry = self._registry.value.with_remote(workloads)
+        if registry != self._registry.value:
+            self._registry.replace(registry)
+
+    def _report(self) -> NodeReport:
+        assert self.document is not None
+        self._show_authorities()
+        chains = (svid.chain for svid in self._credentials.svids())
+        return NodeReport(
+            self.document.bundle_hash,
+            self.document.document_hash,
+            roots_of(chains, self.own_roots()),
+            tuple(self._registered(workload) for workload in self._registry.value.own),
+            wall_clock(),
+        )
+
+    def _registered(self, workload: Workload) -> RegisteredWorkload:
+        addresses = tuple(address for address in workload.addresses if not address.is_link_local)
+        reachable = replace(workload, addresses=addresses[:MAX_ADDRESSES], node=self.access.node_name)
+        return RegisteredWorkload.of(reachable, {})
+
+    async def _report_changes(self) -> None:
+        own = self._registry.value.own
+        while True:
+            registry = await self._registry.wait_changed()
+            if registry.own != own:
+                own = registry.own
+                self.reporter.changed()
+
+    def _confirm(self) -> None:
+        if self.trust is not None:
+            self.trust.confirm()
+
+    def _authority_is_back(self) -> None:
+        self._credentials.try_again(self._return_spread)
+        self.reporter.changed()
+
+    def _show_authorities(self) -> None:
+        assert self.document is not None
+        roots = (root for bundle in self.document.bundles for root in bundle.roots)
+        intermediates = (each for svid in self._credentials.svids() for each in svid.chain[1:])
+        self._expiry.set_authorities(
+            AuthorityExpiry(kind, fingerprint(each), each.not_valid_after_utc.timestamp())
+            for kind, found in (("root", roots), ("intermediate", intermediates))
+            for each in dict.fromkeys(found)
+        )

@@ -1,0 +1,20 @@
+"""The certificate authority at work: what nodes may ask, over HTTPS or in the same process. **Does I/O.**
+
+desk             one method for each thing that can be asked
+view             what the store says, read once after each change
+audit            a line for each certificate and each refusal
+routes           the API: requests to questions, refusals to answers
+http             HTTP/1.1 on one connection, bounded
+service_context  the service's own certificate
+server           connections, bounded
+serve            all of it, for `interceptor ca serve`
+embedded         the same desk for an agent with an authority of its own
+"""
+
+from interceptor.authority_service.audit import Audit
+from interceptor.authority_service.desk import AuthorityDesk, DeskLimits
+from interceptor.authority_service.embedded import EmbeddedAuthority
+from interceptor.authority_service.serve import serve
+from interceptor.authority_service.server import ServerLimits
+
+__all__ = ["Audit", "AuthorityDesk", "DeskLimits", "EmbeddedAuthority", "ServerLimits", "serve"]

@@ -1,0 +1,45 @@
+"""The whole service: one store, one address, until cancelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from interceptor.authority_service.audit import Audit
+from interceptor.authority_service.desk import AuthorityDesk
+from interceptor.authority_service.server import Server, ServerLimits, listen
+from interceptor.workload import Endpoint, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from interceptor.authority_service.desk import DeskLimits
+    from interceptor.authority_store import AuthorityStore
+
+
+async def serve(
+    store: AuthorityStore,
+    address: Endpoint,
+    *,
+    audit_path: Path,
+    now: Callable[[], datetime],
+    ready: Callable[[Endpoint], None],
+    desk_limits: DeskLimits | None = None,
+    server_limits: ServerLimits | None = None,
+) -> None:
+    """Serve one authority on one address, until cancelled.
+
+    `ready` is told where, once nodes can connect.  InterceptorError when the store cannot be used, the audit file
+    cannot be written, or the address is not free.
+    """
+    desk = AuthorityDesk(store, Audit(audit_path, now), now, desk_limits)
+    server = Server(desk, now, server_limits or ServerLimits())
+    with listen(address) as listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(desk.views.run)
+            nursery.start_soon(server.serve, listener)
+            host, port = listener.getsockname()[:2]
+            ready(Endpoint(parse_address(host), port))

@@ -1,0 +1,93 @@
+"""What goes into the trust document beside our own roots: revocations, trust bundles of others, aliases."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from interceptor.authority_store.base import StoreBase
+from interceptor.authority_store.registry_rows import raise_registry_version
+from interceptor.authority_store.rows import compose_trust_document, read_head, read_revocations
+from interceptor.errors import InvalidInput, quoted
+from interceptor.identity.revocation import Revocation, RevocationKind
+from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.identity.strict_json import instant_text
+from interceptor.identity.trust_bundle import TrustBundle
+from interceptor.identity.trust_document import MAX_TRUST_DOCUMENT_BYTES
+
+
+class Beliefs(StoreBase):
+    """Changes of what nodes are to believe; each reaches them with the next trust document, or is refused here."""
+
+    def revoke(self, kind: RevocationKind, value: str, why: str, now: datetime) -> None:
+        """Let nobody believe an identity, certificate or node any more; what was revoked before stays as it was.
+
+        Raises InvalidInput for a value that is not of its kind, and more revocations than nodes could be sent.
+        """
+        Revocation(kind, value, now, why)
+        with self._believing() as connection:
+            connection.execute(
+                "INSERT INTO revocations (value, kind, revoked_at, why) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (value, kind.value, instant_text(now), why),
+            )
+            if kind is RevocationKind.NODE:
+                raise_registry_version(connection)
+
+    def unrevoke(self, value: str) -> None:
+        """Take a revocation back; raises InvalidInput if there is none."""
+        with self._believing() as connection:
+            removed = connection.execute("DELETE FROM revocations WHERE value = ?", (value,))
+            if not removed.rowcount:
+                raise InvalidInput(
+                    f"{quoted(value)} is not revoked: 'interceptor ca revocations' lists what is"
+                )
+            raise_registry_version(connection)
+
+    def revocations(self) -> tuple[Revocation, ...]:
+        """What is revoked now."""
+        with self.database.reading() as connection:
+            return read_revocations(connection)
+
+    def federate(self, bundle: TrustBundle) -> None:
+        """Believe in another trust domain's roots, instead of those that it had before; not in our own's."""
+        if bundle.trust_domain == self.trust_domain:
+            raise InvalidInput(
+                f"{bundle.trust_domain} is our own trust domain, its roots change by rotation only"
+            )
+        with self._believing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO federation (trust_domain, pem) VALUES (?, ?)",
+                (bundle.trust_domain.name, bundle.to_pem().decode("ascii")),
+            )
+
+    def unfederate(self, trust_domain: TrustDomain) -> None:
+        """Stop believing in another trust domain; raises InvalidInput if we did not."""
+        with self._believing() as connection:
+            removed = connection.execute(
+                "DELETE FROM federation WHERE trust_domain = ?", (trust_domain.name,)
+            )
+            if not removed.rowcount:
+                raise InvalidInput(
+                    f"there is no trust bundle of {trust_domain}: 'interceptor ca status' lists them"
+                )
+
+    def set_aliases(self, aliases: tuple[TrustDomain, ...]) -> None:
+        """Let identities of these trust domains, and of no others, count as our own's."""
+        with self._believing() as connection:
+            connection.execute("DELETE FROM aliases")
+            connection.executemany(
+                "INSERT INTO aliases (trust_domain) VALUES (?)", [(alias.name,) for alias in aliases]
+            )
+
+    @contextmanager
+    def _believing(self) -> Iterator[sqlite3.Connection]:
+        """A change of the trust document that nodes can be sent, or none at all."""
+        with self.database.writing() as connection:
+            yield connection
+            connection.execute("UPDATE authority SET version = version + 1")
+            size = len(compose_trust_document(connection, read_head(connection)).to_json())
+            if size > MAX_TRUST_DOCUMENT_BYTES:
+                raise InvalidInput(
+                    f"trust document would have {size} bytes, at most {MAX_TRUST_DOCUMENT_BYTES} can be sent: take back "
+                    "revocations of certificates that have ended"
+                )

@@ -1,0 +1,92 @@
+"""What the commands have in common: which authority, its passphrase, the time, and durations as options."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import closing
+from functools import update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from interceptor.agent.authority_access import AUTHORITY_DIRECTORY
+from interceptor.authority_store import AuthorityStore
+from interceptor.cli.context import pass_session
+from interceptor.config.values import parse_duration
+from interceptor.errors import InvalidInput, StateError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from interceptor.cli.context import Session
+
+MAX_PASSPHRASE = 1024
+VARIABLE = "INTERCEPTOR_CA_PASSPHRASE_FILE"
+
+_DIRECTORY = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory of the authority.  [default: 'authority' in paths.state of the configuration]",
+)
+_PASSPHRASE = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar=VARIABLE,
+    help=f"File with the passphrase of its private keys, if they are encrypted; also ${VARIABLE}.",
+)
+
+
+def place_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which authority is meant: the command gets `session`, `directory` and `passphrase`."""
+
+    def with_place(
+        session: Session, /, directory: Path | None, passphrase_file: Path | None, **arguments: object
+    ) -> None:
+        place = directory or session.config.paths.state_dir / AUTHORITY_DIRECTORY
+        passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
+        command(session=session, directory=place.absolute(), passphrase=passphrase, **arguments)
+
+    update_wrapper(with_place, command)
+    return _DIRECTORY(_PASSPHRASE(pass_session(with_place)))
+
+
+def with_store(command: Callable[..., None]) -> Callable[..., None]:
+    """The same options; the command gets the authority, opened, as its first argument."""
+
+    def opened(session: Session, directory: Path, passphrase: bytes | None, **arguments: object) -> None:
+        del session
+        with closing(AuthorityStore.open(directory, None, passphrase=passphrase)) as store:
+            command(store, **arguments)
+
+    update_wrapper(opened, command)
+    return place_options(opened)
+
+
+def duration(text: str, shortest: timedelta, longest: timedelta) -> timedelta:
+    """An option's value such as 10m; UsageError when it is none, or out of bounds."""
+    try:
+        return parse_duration(text, shortest, longest)
+    except InvalidInput as error:
+        raise UsageError(str(error)) from None
+
+
+def read_passphrase(path: Path) -> bytes:
+    """The first line of a file that only its owner can read; StateError says what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(MAX_PASSPHRASE + 2)
+    except OSError as error:
+        raise StateError(f"cannot read the passphrase file {path}: {error.strerror}") from None
+    if mode & 0o077:
+        raise StateError(
+            f"passphrase file {path} is open to group or others (mode {mode:04o}): chmod 600 {path}"
+        )
+    passphrase = content.partition(b"\n")[0].removesuffix(b"\r")
+    if not 0 < len(passphrase) <= MAX_PASSPHRASE:
+        raise StateError(f"the first line of {path} is no passphrase of 1 to {MAX_PASSPHRASE} bytes")
+    return passphrase

@@ -1,0 +1,102 @@
+"""Revocations, trust bundles of others, aliases: in the next trust document, or refused with nothing changed."""
+
+from contextlib import closing
+
+import pytest
+
+from interceptor.authority_store import AuthorityStore, beliefs
+from interceptor.errors import InvalidInput
+from interceptor.identity.authority import Authority
+from interceptor.identity.revocation import Revocation, RevocationKind
+from interceptor.identity.spiffe_id import TrustDomain
+from tests.authority_store.helpers import DAY, DOMAIN, NOW
+
+WEB = "spiffe://cluster.local/ns/default/sa/web"
+OTHER = TrustDomain("other.example")
+
+
+@pytest.fixture
+def store(home):
+    with closing(AuthorityStore.create(home, DOMAIN, NOW)) as store:
+        yield store
+
+
+def unchanged(store, call, *arguments):
+    before = (store.version(), store.trust_document())
+    with pytest.raises(InvalidInput) as caught:
+        call(*arguments)
+    assert (store.version(), store.trust_document()) == before
+    return str(caught.value)
+
+
+def test_new_authority_believes_in_its_own_root_only(store):
+    document = store.trust_document()
+    assert document.trust_domain == DOMAIN
+    assert document.trust_bundles().roots == (store.issuer(NOW).root,)
+    assert (document.aliases, document.revoked.entries) == ((), ())
+
+
+def test_revocation_is_in_the_document_until_it_is_taken_back(store):
+    before = store.trust_document()
+    version = store.version()
+    store.revoke(RevocationKind.IDENTITY, WEB, "stolen", NOW)
+    revocation = Revocation(RevocationKind.IDENTITY, WEB, NOW, "stolen")
+    assert store.version() > version
+    assert store.trust_document().revoked.entries == store.revocations() == (revocation,)
+    assert store.trust_document().bundle_hash == before.bundle_hash
+    store.unrevoke(WEB)
+    assert store.trust_document() == before
+
+
+def test_revocation_of_what_is_revoked_stays_as_it_was(store):
+    store.revoke(RevocationKind.SERIAL, "abc", "first", NOW)
+    store.revoke(RevocationKind.SERIAL, "abc", "second", NOW + DAY)
+    assert [(entry.why, entry.revoked_at) for entry in store.revocations()] == [("first", NOW)]
+
+
+def test_revocation_that_makes_no_sense_is_refused(store):
+    assert "SPIFFE ID" in unchanged(store, store.revoke, RevocationKind.IDENTITY, "web", "", NOW)
+    assert "is not revoked" in unchanged(store, store.unrevoke, "abc")
+
+
+def test_revocation_that_no_document_can_carry_is_refused(store, monkeypatch):
+    monkeypatch.setattr(beliefs, "MAX_TRUST_DOCUMENT_BYTES", 100)
+    assert "at most 100 can be sent" in unchanged(store, store.revoke, RevocationKind.SERIAL, "a", "", NOW)
+
+
+def test_federated_bundle_is_in_the_document_until_it_is_removed(store):
+    first, second = (Authority.create(OTHER, NOW) for _ in range(2))
+    store.federate(first.trust_bundle)
+    store.federate(second.trust_bundle)
+    bundles = store.trust_document().trust_bundles().bundles
+    assert bundles[OTHER].roots == (second.root,)
+    store.unfederate(OTHER)
+    assert set(store.trust_document().trust_bundles().bundles) == {DOMAIN}
+    assert "no trust bundle of other.example" in unchanged(store, store.unfederate, OTHER)
+
+
+def test_own_bundle_cannot_be_replaced_by_federation(store):
+    bundle = Authority.create(DOMAIN, NOW).trust_bundle
+    assert "our own trust domain" in unchanged(store, store.federate, bundle)
+
+
+def test_aliases_are_replaced_as_a_whole(store):
+    store.set_aliases((OTHER, TrustDomain("old.example")))
+    store.set_aliases((OTHER,))
+    assert store.trust_document().aliases == (OTHER,)
+    store.set_aliases(())
+    assert store.trust_document().aliases == ()
+
+
+def test_aliases_that_are_none_are_refused(store):
+    assert "alias" in unchanged(store, store.set_aliases, (DOMAIN,))
+    many = tuple(TrustDomain(f"d{number}") for number in range(17))
+    assert "16 aliases" in unchanged(store, store.set_aliases, many)
+
+
+def test_change_by_another_process_is_seen_at_once(home, store):
+    before = store.trust_document()
+    with closing(AuthorityStore.open(home, None)) as other:
+        other.revoke(RevocationKind.SERIAL, "abc", "", NOW)
+    assert store.trust_document() != before
+    assert len(store.revocations()) == 1
