@@ -3,9 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-test install-bench format lint types test cover bench demo lock clean
+.PHONY: help demo deps deps-test deps-bench install uninstall format lint types test cover bench box vagrant-test vagrant-matrix lock clean
 
 bin := .venv/bin
+BOX ?= bookworm-6.1
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interceptor/strict_yaml.py,interceptor/workload.py
 pure := $(pure),interceptor/authority/*,interceptor/cluster/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
@@ -22,43 +23,62 @@ retry := { [[ $${CI-} == true ]] && echo "test: once more, what failed" && \
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
 
-demo: install ## Two unmodified programs talk over mutual TLS, a third is refused (root, about two minutes)
+demo: deps ## Two unmodified programs talk over mutual TLS, a third is refused (root, about two minutes)
 	@$(bin)/interceptor demo
 
-install: ## Install what the product needs: Debian packages and .venv
+deps: ## Install what the product needs: Debian packages and .venv
 	@.ci/install run
 
-install-test: ## Install also what the tests and the checks need
+deps-test: ## Install also what the tests and the checks need
 	@.ci/install test
 
-install-bench: ## Install also what the benchmark compares with
+deps-bench: ## Install also what the benchmark compares with
 	@.ci/install bench
+
+install: ## Install the product as a service: /opt/interceptor, systemd unit, /etc/interceptor (root; or DESTDIR=DIR)
+	@.ci/install packages
+	@.ci/system install
+
+uninstall: ## Withdraw everything and remove the service; PURGE=1 removes configuration and state too (root)
+	@.ci/system uninstall
 
 test: lint types ## Everything that must pass: lint, types, and all tests with branch coverage (root)
 	@$(bin)/python -m pytest -q -n $(workers) --dist loadfile --cov --cov-report=term:skip-covered || $(retry)
 	@report=$$($(bin)/coverage report --include='$(pure)' --fail-under=100 --show-missing --skip-covered) || \
 		{ echo "$$report"; echo "test: not every branch of the pure packages is reached" >&2; exit 1; }
 
-lint: install-test ## Check style, formatting, and who may import whom
+lint: deps-test ## Check style, formatting, and who may import whom
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/lint-imports
 
-types: install-test ## Check the types
+types: deps-test ## Check the types
 	@$(bin)/mypy
 
-format: install-test ## Format the code and make the fixes that are safe
+format: deps-test ## Format the code and make the fixes that are safe
 	@$(bin)/ruff check --fix
 	@$(bin)/ruff format
 
-cover: install-test ## Show the lines and branches that the last `make test` did not reach
+cover: deps-test ## Show the lines and branches that the last `make test` did not reach
 	@$(bin)/coverage report --show-missing --skip-covered
 
-bench: install-bench ## Compare with Envoy and with no mesh, measure the authority and a big cluster (root)
+bench: deps-bench ## Compare with Envoy and with no mesh, measure the authority and a big cluster (root)
 	@$(bin)/python tests/bench/policies.py
 	@$(bin)/python tests/bench/run.py
 	@$(bin)/python tests/bench/authority.py
 	@$(bin)/python tests/bench/cluster.py
+
+box: ## Build a Vagrant box from Debian packages, unless it is there: BOX=bookworm-5.10|bookworm-6.1|bookworm-6.12|trixie-6.12|trixie-newest (root)
+	@.ci/install boxes
+	@vagrant/build-box $(BOX)
+
+vagrant-test: deps-test ## Install and test in two machines of their own: BOX as above, KEEP=1 leaves them running, SMOKE=1 is short (root)
+	@.ci/install boxes
+	@$(bin)/python -m pytest -q vagrant/scenarios -c vagrant/scenarios/pytest.ini --box=$(BOX) $(if $(KEEP),--keep) $(if $(SMOKE),-m smoke)
+
+vagrant-matrix: deps-test ## The short version of vagrant-test on every kernel, and a table: BOXES="trixie-6.12 ..." chooses (root, slow)
+	@.ci/install boxes
+	@$(bin)/python vagrant/scenarios/matrix.py $(BOXES)
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
 	@.ci/lock

@@ -369,7 +369,9 @@ class Enroller:
         self._capture.set_prefixes(self._captured_networks())
         if previous is None:
             undo.callback(self._capture.withdraw, cookie)
-        self._capture.enrol(netns, cookie, workload.addresses, steering_slots(listeners))
+        self._capture.enrol(
+            netns, cookie, workload.addresses, steering_slots(listeners), listeners[OUTBOUND_PORT]
+        )
         return enrolled
 
     def _may_keep(self, previous: EnrolledState, address: IPAddress) -> bool:

@@ -17,6 +17,7 @@ from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
+from interceptor.agent.service_manager import READY, STOPPING, tell_service_manager
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials, certificate_state
@@ -131,7 +132,9 @@ class Node:
                 self.config.trust_domain,
                 self.config.mode,
             )
+            tell_service_manager(READY)
             await self._stop.wait()
+            tell_service_manager(STOPPING)
             nursery.cancel_scope.cancel()
 
     def stop(self) -> None:

