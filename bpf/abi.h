@@ -90,11 +90,4 @@ struct original_destination {
 	__u8 padding[2];
 };
 
-/* Value of `connected_to`: a captured socket of an application's. */
-struct captured_socket {
-	__u64 netns_cookie;
-	struct original_destination destination;
-	__u8 padding[4];
-};
-
 #endif

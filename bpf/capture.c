@@ -25,14 +25,6 @@
 #include <linux/in.h>
 #include <linux/in6.h>
 
-#ifdef OLDER_KERNEL
-/* The guard looks into structs of the kernel's own: headers of another kernel would have them elsewhere. */
-#include <generated/utsrelease.h>
-#include <linux/skbuff.h>
-#include <net/inet_sock.h>
-_Static_assert(__builtin_strcmp(UTS_RELEASE, RUNNING_RELEASE) == 0, "the kernel headers are not of the running kernel");
-#endif
-
 #include "abi.h"
 #include "net_helpers.h"
 
@@ -44,9 +36,8 @@ BPF_LPM_TRIE(captured_prefixes, struct prefix, __u8, MAX_CAPTURED_PREFIXES);
 BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
 /* Handshakes of captured connections that are under way. */
 BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, MAX_PENDING_FLOWS);
-/* On an application's socket: where it meant to connect, and its namespace, which sock_ops programs of before
- * Linux 5.15 are not told. */
-BPF_SK_STORAGE(connected_to, struct captured_socket);
+/* On an application's socket: where it meant to connect. */
+BPF_SK_STORAGE(connected_to, struct original_destination);
 /* On a socket that the proxy accepted: the same. */
 BPF_SK_STORAGE(accepted_for, struct original_destination);
 /*
@@ -55,20 +46,6 @@ BPF_SK_STORAGE(accepted_for, struct original_destination);
  * mark, user or cgroup it takes on.
  */
 BPF_SK_STORAGE(proxy_sockets, __u8);
-/*
- * On the proxy's outbound listeners, and copied by the kernel to each socket
- * that they accept: the cookie of their namespace.  The agent writes it.
- */
-struct outbound_listeners_table {
-	int key;
-	__u64 leaf;
-	void *(*sk_storage_get)(void *, void *, int);
-	int (*sk_storage_delete)(void *);
-	__u32 flags;
-};
-__attribute__((section("maps/sk_storage")))
-struct outbound_listeners_table outbound_listeners = { .flags = BPF_F_NO_PREALLOC | BPF_F_CLONE };
-BPF_ANNOTATE_KV_PAIR(outbound_listeners, int, __u64);
 /* The addresses of one namespace, for steer_inbound, which is told no cookie. */
 BPF_HASH(local_addresses, struct address, __u8, MAX_LOCAL_ADDRESSES);
 BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
@@ -88,23 +65,6 @@ struct inbound_listeners_table inbound_listeners = { .max_entries = LISTENER_SLO
 
 #define REFUSE 0
 #define PROCEED 1
-
-#ifdef OLDER_KERNEL
-/*
- * Before Linux 5.17 steer_inbound is not told over which link a SYN came.  So
- * it is told which handshakes the proxy has begun with its applications, as
- * their clients: those pass.  A SYN from a link with the very same four numbers,
- * in the microseconds that such a handshake takes, would pass too; the guard
- * knows the link, and refuses it before the application's socket answers.
- */
-struct handshake {
-	__u8 source[16];
-	__u8 destination[16];
-	__u16 source_port; /* host order, both */
-	__u16 destination_port;
-};
-BPF_TABLE("lru_hash", struct handshake, __u8, relayed_handshakes, MAX_PENDING_FLOWS);
-#endif
 
 static __always_inline void count(int index)
 {
@@ -141,15 +101,14 @@ capturing_workload(struct bpf_sock_addr *ctx, struct original_destination *desti
 static __always_inline int keep_destination(struct bpf_sock_addr *ctx,
 					    struct original_destination *destination)
 {
-	struct captured_socket *kept =
+	struct original_destination *kept =
 		connected_to.sk_storage_get(ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (!kept) {
 		count(COUNTER_REFUSED_STORAGE);
 		return REFUSE;
 	}
-	kept->netns_cookie = bpf_get_netns_cookie(ctx);
-	kept->destination = *destination;
+	*kept = *destination;
 	return PROCEED;
 }
 
@@ -236,25 +195,25 @@ int connect_ipv6(struct bpf_sock_addr *ctx)
 
 int peer_name_ipv4(struct bpf_sock_addr *ctx)
 {
-	struct captured_socket *kept = connected_to.sk_storage_get(ctx->sk, 0, 0);
+	struct original_destination *kept = connected_to.sk_storage_get(ctx->sk, 0, 0);
 
 	if (kept) {
-		ctx->user_ip4 = address_word(kept->destination.address, 3);
-		ctx->user_port = kept->destination.port;
+		ctx->user_ip4 = address_word(kept->address, 3);
+		ctx->user_port = kept->port;
 	}
 	return PROCEED;
 }
 
 int peer_name_ipv6(struct bpf_sock_addr *ctx)
 {
-	struct captured_socket *kept = connected_to.sk_storage_get(ctx->sk, 0, 0);
+	struct original_destination *kept = connected_to.sk_storage_get(ctx->sk, 0, 0);
 
 	if (kept) {
-		ctx->user_ip6[0] = address_word(kept->destination.address, 0);
-		ctx->user_ip6[1] = address_word(kept->destination.address, 1);
-		ctx->user_ip6[2] = address_word(kept->destination.address, 2);
-		ctx->user_ip6[3] = address_word(kept->destination.address, 3);
-		ctx->user_port = kept->destination.port;
+		ctx->user_ip6[0] = address_word(kept->address, 0);
+		ctx->user_ip6[1] = address_word(kept->address, 1);
+		ctx->user_ip6[2] = address_word(kept->address, 2);
+		ctx->user_ip6[3] = address_word(kept->address, 3);
+		ctx->user_port = kept->port;
 	}
 	return PROCEED;
 }
@@ -337,46 +296,29 @@ static __always_inline void remote_end(struct bpf_sock_ops *ops, struct flow *fl
 }
 
 /* The SYN is about to leave: file the destination under the client's end. */
-static __always_inline void flow_begins(struct bpf_sock_ops *ops, struct captured_socket *kept)
+static __always_inline void flow_begins(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct flow *flow)
 {
-	struct original_destination destination = kept->destination;
-	struct flow flow = { .netns_cookie = kept->netns_cookie };
+	struct original_destination *kept = connected_to.sk_storage_get(sk, 0, 0);
+	struct original_destination copy;
 
-	if (!workloads.lookup(&flow.netns_cookie))
-		return; /* withdrawn since */
-	local_end(ops, &flow);
-	if (pending_flows.update(&flow, &destination)) {
+	if (!kept)
+		return; /* connected to the proxy's port by itself: not captured */
+	copy = *kept;
+	local_end(ops, flow);
+	if (pending_flows.update(flow, &copy)) {
 		count(COUNTER_REFUSED_FLOW);
 		return; /* the proxy refuses a connection without a destination */
 	}
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-static __always_inline int cookie_of_accepted(struct bpf_sock_ops *ops, struct bpf_sock *sk, __u64 *netns_cookie)
-{
-#ifdef OLDER_KERNEL
-	__u64 *inherited = outbound_listeners.sk_storage_get(sk, 0, 0);
-
-	if (!inherited)
-		return 0; /* another program's listener on that port */
-	*netns_cookie = *inherited;
-	return 1;
-#else
-	*netns_cookie = bpf_get_netns_cookie(ops);
-	return workloads.lookup(netns_cookie) != 0;
-#endif
-}
-
 /* The proxy's end of it is there: hand the destination to that socket. */
-static __always_inline void flow_accepted(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __always_inline void flow_accepted(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct flow *flow)
 {
 	struct original_destination *destination, *kept;
-	struct flow flow = {};
 
-	if (!cookie_of_accepted(ops, sk, &flow.netns_cookie))
-		return;
-	remote_end(ops, &flow);
-	destination = pending_flows.lookup(&flow);
+	remote_end(ops, flow);
+	destination = pending_flows.lookup(flow);
 	if (!destination)
 		return;
 	kept = accepted_for.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -384,76 +326,8 @@ static __always_inline void flow_accepted(struct bpf_sock_ops *ops, struct bpf_s
 		*kept = *destination;
 	else
 		count(COUNTER_REFUSED_STORAGE);
-	pending_flows.delete(&flow);
+	pending_flows.delete(flow);
 }
-
-/* Only captured sockets ask for this; the flow may not have got through. */
-static __always_inline void flow_ends(struct bpf_sock_ops *ops, struct captured_socket *kept)
-{
-	struct flow flow = { .netns_cookie = kept->netns_cookie };
-
-	local_end(ops, &flow);
-	pending_flows.delete(&flow);
-}
-
-#ifdef OLDER_KERNEL
-static __always_inline void handshake_of(struct bpf_sock_ops *ops, struct handshake *handshake)
-{
-	struct flow local = {}, remote = {};
-
-	local_end(ops, &local);
-	remote_end(ops, &remote);
-	__builtin_memcpy(handshake->source, local.client_address, 16);
-	__builtin_memcpy(handshake->destination, remote.client_address, 16);
-	handshake->source_port = local.client_port;
-	handshake->destination_port = remote.client_port;
-}
-
-/* The proxy connects to an application: its SYN will pass steer_inbound, until the handshake is over. */
-static __always_inline void track_relayed(struct bpf_sock_ops *ops, struct bpf_sock *sk)
-{
-	struct handshake handshake = {};
-	__u8 present = 1;
-	int begins = ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
-	int ends = ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB ||
-		   (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE);
-
-	if ((!begins && !ends) || sk->bound_dev_if != LOOPBACK_IFINDEX || !proxy_sockets.sk_storage_get(sk, 0, 0))
-		return;
-	handshake_of(ops, &handshake);
-	if (ends) {
-		relayed_handshakes.delete(&handshake);
-		return;
-	}
-	if (relayed_handshakes.update(&handshake, &present))
-		count(COUNTER_REFUSED_FLOW); /* it is steered to the proxy, which refuses it */
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-}
-
-/* At each SYN for a socket that listens: refuse one from a link that pretends to be the proxy's. */
-KMOD_RET(security_inet_conn_request, const struct sock *listener, struct sk_buff *syn, struct request_sock *request)
-{
-	struct inet_request_sock *ends = (struct inet_request_sock *)request;
-	struct handshake handshake = {};
-
-	if (syn->skb_iif == LOOPBACK_IFINDEX)
-		return 0;
-	if (syn->protocol == bpf_htons(ETH_P_IP)) {
-		address_from_ipv4(handshake.source, ends->ir_rmt_addr);
-		address_from_ipv4(handshake.destination, ends->ir_loc_addr);
-	} else {
-		address_from_words(handshake.source, ends->ir_v6_rmt_addr.s6_addr32[0],
-				   ends->ir_v6_rmt_addr.s6_addr32[1], ends->ir_v6_rmt_addr.s6_addr32[2],
-				   ends->ir_v6_rmt_addr.s6_addr32[3]);
-		address_from_words(handshake.destination, ends->ir_v6_loc_addr.s6_addr32[0],
-				   ends->ir_v6_loc_addr.s6_addr32[1], ends->ir_v6_loc_addr.s6_addr32[2],
-				   ends->ir_v6_loc_addr.s6_addr32[3]);
-	}
-	handshake.source_port = bpf_ntohs(ends->ir_rmt_port);
-	handshake.destination_port = ends->ir_num;
-	return relayed_handshakes.lookup(&handshake) ? -EPERM : 0;
-}
-#endif
 
 /*
  * An application has a connection with the proxy, which borrowed a client's
@@ -469,43 +343,28 @@ static __always_inline void keep_on_loopback(struct bpf_sock_ops *ops)
 		count(COUNTER_UNBOUND_ANSWERS);
 }
 
-static __always_inline int is_in_a_workload(struct bpf_sock_ops *ops)
-{
-#ifdef OLDER_KERNEL
-	return 1; /* cannot be known; nobody else is supposed to have that mark */
-#else
-	__u64 netns_cookie = bpf_get_netns_cookie(ops);
-
-	return workloads.lookup(&netns_cookie) != 0;
-#endif
-}
-
 int track_flows(struct bpf_sock_ops *ops)
 {
+	struct flow flow = {};
 	struct bpf_sock *sk = ops->sk;
-	struct captured_socket *kept;
 
 	if (!sk)
 		return 0;
-#ifdef OLDER_KERNEL
-	track_relayed(ops, sk);
-#endif
-	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		if (ops->local_port == OUTBOUND_PORT)
-			flow_accepted(ops, sk);
-		else if (sk->mark == RETURN_PATH_MARK && is_in_a_workload(ops))
-			keep_on_loopback(ops);
-		return 0;
-	}
+	flow.netns_cookie = bpf_get_netns_cookie(ops);
 	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-		/* Whoever connects to the proxy's port by itself is not captured, and has none. */
-		kept = ops->remote_port == bpf_htonl(OUTBOUND_PORT) ? connected_to.sk_storage_get(sk, 0, 0) : 0;
-		if (kept)
-			flow_begins(ops, kept);
+		if (ops->remote_port == bpf_htonl(OUTBOUND_PORT) && workloads.lookup(&flow.netns_cookie))
+			flow_begins(ops, sk, &flow);
+	} else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		if (!workloads.lookup(&flow.netns_cookie))
+			return 0;
+		if (ops->local_port == OUTBOUND_PORT)
+			flow_accepted(ops, sk, &flow);
+		else if (sk->mark == RETURN_PATH_MARK)
+			keep_on_loopback(ops);
 	} else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE) {
-		kept = connected_to.sk_storage_get(sk, 0, 0);
-		if (kept)
-			flow_ends(ops, kept);
+		/* Only captured sockets ask for this; it may not have got through. */
+		local_end(ops, &flow);
+		pending_flows.delete(&flow);
 	}
 	return 0;
 }
@@ -570,29 +429,6 @@ int refuse_multipath(struct bpf_sock *sk)
 	return REFUSE;
 }
 
-/* Whether a SYN came over loopback: the workload with itself, or the proxy to the application. */
-static __always_inline int is_from_inside(struct bpf_sk_lookup *ctx, struct address *remote)
-{
-#ifdef OLDER_KERNEL
-	struct handshake handshake = {};
-
-	/* What comes over a link from a loopback address the kernel drops. */
-	if (is_loopback(remote->bytes))
-		return 1;
-	__builtin_memcpy(handshake.source, remote->bytes, 16);
-	if (ctx->family == FAMILY_INET)
-		address_from_ipv4(handshake.destination, ctx->local_ip4);
-	else
-		address_from_words(handshake.destination, ctx->local_ip6[0], ctx->local_ip6[1],
-				   ctx->local_ip6[2], ctx->local_ip6[3]);
-	handshake.source_port = bpf_ntohs((__u16)ctx->remote_port);
-	handshake.destination_port = ctx->local_port;
-	return relayed_handshakes.lookup(&handshake) != 0;
-#else
-	return ctx->ingress_ifindex == LOOPBACK_IFINDEX;
-#endif
-}
-
 int steer_inbound(struct bpf_sk_lookup *ctx)
 {
 	struct address remote = {};
@@ -601,16 +437,16 @@ int steer_inbound(struct bpf_sk_lookup *ctx)
 
 	if (ctx->protocol != PROTOCOL_TCP)
 		return SK_PASS; /* UDP is not the mesh's */
+	if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
+		return SK_PASS; /* the workload with itself, or the proxy to the application */
+	/* IPv6 names the link that has the address although the packet came over
+	 * loopback.  Nobody outside can connect from one of our own addresses: the
+	 * answer would never leave. */
 	if (ctx->family == FAMILY_INET)
 		address_from_ipv4(remote.bytes, ctx->remote_ip4);
 	else
 		address_from_words(remote.bytes, ctx->remote_ip6[0], ctx->remote_ip6[1],
 				   ctx->remote_ip6[2], ctx->remote_ip6[3]);
-	if (is_from_inside(ctx, &remote))
-		return SK_PASS;
-	/* IPv6 names the link that has the address although the packet came over
-	 * loopback.  Nobody outside can connect from one of our own addresses: the
-	 * answer would never leave. */
 	if (local_addresses.lookup(&remote))
 		return SK_PASS;
 	is_tunnel = ctx->local_port == INBOUND_TUNNEL_PORT;

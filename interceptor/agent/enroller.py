@@ -369,9 +369,7 @@ class Enroller:
         self._capture.set_prefixes(self._captured_networks())
         if previous is None:
             undo.callback(self._capture.withdraw, cookie)
-        self._capture.enrol(
-            netns, cookie, workload.addresses, steering_slots(listeners), listeners[OUTBOUND_PORT]
-        )
+        self._capture.enrol(netns, cookie, workload.addresses, steering_slots(listeners))
         return enrolled
 
     def _may_keep(self, previous: EnrolledState, address: IPAddress) -> bool:

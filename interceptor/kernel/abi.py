@@ -101,16 +101,6 @@ class OriginalDestination(ctypes.Structure):
     )
 
 
-class CapturedSocket(ctypes.Structure):
-    """Mirrors `struct captured_socket`, the value of `connected_to`."""
-
-    _fields_ = (
-        ("netns_cookie", ctypes.c_uint64),
-        ("destination", OriginalDestination),
-        ("padding", ctypes.c_uint8 * 4),
-    )
-
-
 def address_bytes(address: IPAddress) -> bytes:
     """An address as the programs keep it: 16 bytes, IPv4 as IPv4-mapped (RFC 4291 section 2.5.5.2)."""
     if isinstance(address, IPv4Address):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import importlib
 import json
 import os
-import platform
 import re
 import signal
 import socket
@@ -18,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from interceptor.errors import KernelError
-from interceptor.kernel import bpf_syscall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 MINIMUM_BCC = (0, 25)
 _PR_SET_PDEATHSIG = 1
@@ -35,7 +32,6 @@ _MAPS = (
     "connected_to",
     "accepted_for",
     "proxy_sockets",
-    "outbound_listeners",
     "counters",
     "inbound_listeners",
     "local_addresses",
@@ -53,12 +49,6 @@ CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "refuse_multipath": (9, 2),
 }
 _STEER = ("steer_inbound", 30, 36)
-# What is compiled besides where the kernel is older: see `is_older_kernel`.
-_OLDER_MAP = "relayed_handshakes"
-_OLDER_GUARD = ("kmod_ret__security_inet_conn_request", 26)
-GUARD = "guard_handshakes"  # what its pin's name begins with
-# r0 = ingress_ifindex of struct bpf_sk_lookup; r0 = SK_PASS; exit
-_ASKS_FOR_THE_LINK = bytes.fromhex("6110400000000000 b700000001000000 9500000000000000")
 _LOAD_MAP_BY_FD = (0x18, 1)  # BPF_LD | BPF_IMM | BPF_DW with BPF_PSEUDO_MAP_FD as source register
 
 
@@ -78,7 +68,6 @@ class Programs:
     programs: Mapping[str, int]
     steer_inbound: bytes
     relocations: tuple[Relocation, ...]
-    guard: int | None = None  # the link of older kernels' guard
 
     def steer_instructions(self, maps: Mapping[str, int]) -> bytes:
         """`steer_inbound` with other maps: `maps` overrides file descriptors by map name."""
@@ -92,8 +81,6 @@ class Programs:
         """Give the file descriptors back; what is pinned or attached stays."""
         for fd in (*self.maps.values(), *self.programs.values()):
             os.close(fd)
-        if self.guard is not None:
-            os.close(self.guard)
 
 
 def source_directory() -> Path:
@@ -101,21 +88,6 @@ def source_directory() -> Path:
     package = Path(__file__).parent.parent
     installed = package / "bpf"
     return installed if installed.is_dir() else package.parent / "bpf"
-
-
-def is_older_kernel() -> bool:
-    """Whether sk_lookup programs are not told the link that a connection came over (before Linux 5.17).
-
-    Asked of the verifier: distributions bring features to kernels with older numbers.
-    """
-    try:
-        program = bpf_syscall.load_program(
-            bpf_syscall.PROG_TYPE_SK_LOOKUP, bpf_syscall.ATTACH_SK_LOOKUP, _ASKS_FOR_THE_LINK, "asks_for_link"
-        )
-    except OSError as error:
-        return error.errno == errno.EACCES  # the verifier's answer; all others will be met again, and told
-    os.close(program)
-    return False
 
 
 def import_bcc() -> Any:  # noqa: ANN401 - bcc ships no types
@@ -144,7 +116,7 @@ def import_bcc() -> Any:  # noqa: ANN401 - bcc ships no types
 
 
 def load_programs(headers: Path | None) -> Programs:
-    """Compile and load everything; nothing is attached yet, except an older kernel's guard.
+    """Compile and load everything; nothing is attached yet.
 
     `headers` is a kernel header tree, None when bcc finds its own.  KernelError
     says in one line what the compiler or the verifier did not accept.
@@ -160,7 +132,7 @@ def load_programs(headers: Path | None) -> Programs:
             _compile_and_exit(theirs, diagnostics.fileno(), headers)
         theirs.close()
         try:
-            message, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, len(_MAPS) + len(CGROUP_PROGRAMS) + 2)
+            message, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, len(_MAPS) + len(CGROUP_PROGRAMS))
         finally:
             _, status = os.waitpid(child, 0)
         diagnostics.seek(0)
@@ -171,13 +143,11 @@ def load_programs(headers: Path | None) -> Programs:
             raise KernelError(answer["refusal"])
         if "error" in answer:
             raise KernelError(_explain(answer["error"], diagnostics.read().decode(errors="replace")))
-    maps = answer["maps"]
     return Programs(
-        maps=dict(zip(maps, fds, strict=False)),
-        programs=dict(zip(CGROUP_PROGRAMS, fds[len(maps) :], strict=False)),
+        maps=dict(zip(_MAPS, fds, strict=False)),
+        programs=dict(zip(CGROUP_PROGRAMS, fds[len(_MAPS) :], strict=True)),
         steer_inbound=bytes.fromhex(answer["steer_inbound"]),
         relocations=tuple(Relocation(offset, name) for offset, name in answer["relocations"]),
-        guard=fds[-1] if answer["guard"] else None,
     )
 
 
@@ -191,13 +161,9 @@ def _compile_and_exit(channel: socket.socket, diagnostics_fd: int, headers: Path
     try:
         if headers is not None:
             os.environ["BCC_KERNEL_SOURCE"] = str(headers)
-        older = is_older_kernel()
-        maps = (*_MAPS, _OLDER_MAP) if older else _MAPS
-        fds, steer = _compile(import_bcc(), source_directory(), maps, older=older)
-        relocations = _relocations(steer, dict(zip(fds, maps, strict=False)))
+        fds, steer = _compile(import_bcc(), source_directory())
+        relocations = _relocations(steer, dict(zip(fds, _MAPS, strict=False)))
         answer = {
-            "maps": maps,
-            "guard": older,
             "steer_inbound": steer.hex(),
             "relocations": [(relocation.offset, relocation.map_name) for relocation in relocations],
         }
@@ -210,30 +176,16 @@ def _compile_and_exit(channel: socket.socket, diagnostics_fd: int, headers: Path
         os._exit(0)
 
 
-def _compile(
-    bcc: Any,  # noqa: ANN401 - bcc ships no types
-    source: Path,
-    maps: Iterable[str],
-    *,
-    older: bool,
-) -> tuple[list[int], bytes]:
-    flags = [f"-I{source}"]
-    if older:
-        flags += ["-DOLDER_KERNEL", f'-DRUNNING_RELEASE="{platform.release()}"']
-    module = bcc.BPF(src_file=str(source / "capture.c").encode(), cflags=flags)
+def _compile(bcc: Any, source: Path) -> tuple[list[int], bytes]:  # noqa: ANN401 - bcc ships no types
+    module = bcc.BPF(src_file=str(source / "capture.c").encode(), cflags=[f"-I{source}"])
     programs = [
         module.load_func(name.encode(), program_type, attach_type=attach_type).fd
         for name, (program_type, attach_type) in CGROUP_PROGRAMS.items()
     ]
-    if older:
-        name, program_type = _OLDER_GUARD
-        # Attached here and now: the kernels that need it let a program of this kind be attached only once.  It has
-        # nothing to refuse until the others are attached.
-        programs.append(bpf_syscall.attach_tracing(module.load_func(name.encode(), program_type).fd))
     name, program_type, attach_type = _STEER
     module.load_func(name.encode(), program_type, attach_type=attach_type)
-    tables = [bcc.lib.bpf_table_fd(module.module, table.encode()) for table in maps]
-    return tables + programs, module.dump_func(name.encode())
+    maps = [bcc.lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
+    return maps + programs, module.dump_func(name.encode())
 
 
 def _relocations(code: bytes, names: Mapping[int, str]) -> tuple[Relocation, ...]:

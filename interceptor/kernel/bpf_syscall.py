@@ -23,7 +23,6 @@ ATTACH_SK_LOOKUP = 36
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _LINK_CREATE, _LINK_UPDATE = 5, 6, 7, 28, 29
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY = 13, 15, 16
-_RAW_TRACEPOINT_OPEN, _LINK_DETACH = 17, 34
 
 _QUERIED_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS
 _PROGRAM_INFO_BYTES, _PROGRAM_NAME = 80, slice(64, 80)  # struct bpf_prog_info up to and with `name`
@@ -150,19 +149,9 @@ def create_link(program_fd: int, target_fd: int, attach_type: int) -> int:
     return _bpf(_LINK_CREATE, struct.pack("=IIII", program_fd, target_fd, attach_type, 0))
 
 
-def attach_tracing(program_fd: int) -> int:
-    """Attach a program to the kernel's function that it was loaded for; returns the link's file descriptor."""
-    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QII", 0, program_fd, 0))
-
-
 def update_link(link_fd: int, program_fd: int) -> None:
     """Replace a link's program in one step; ENOLINK when what it was attached to is gone."""
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
-
-
-def detach_link(link_fd: int) -> None:
-    """Detach a link's program now; removing the link's last name and descriptor does it a moment later."""
-    _bpf(_LINK_DETACH, struct.pack("=I", link_fd))
 
 
 def attached_programs(cgroup_fd: int, attach_type: int) -> tuple[tuple[int, ...], int]:

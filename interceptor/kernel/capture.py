@@ -9,7 +9,6 @@ capture.  `release` removes the pins, and with them everything.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import struct
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
-from interceptor.kernel.bpf_program import CGROUP_PROGRAMS, GUARD
+from interceptor.kernel.bpf_program import CGROUP_PROGRAMS
 
 if TYPE_CHECKING:
     import socket
@@ -55,31 +54,12 @@ def release(bpf_dir: Path) -> int:
     """Detach every program by removing our pins; returns how many there were.  Other files there stay."""
     inbound = pinned_inbound(bpf_dir).values()
     # Inbound last: until it is gone, what arrives is still refused.
-    names = (*CGROUP_PROGRAMS, *_guards(bpf_dir))
-    pins = [path for path in (*(bpf_dir / name for name in names), *inbound) if path.exists()]
+    pins = [path for path in (*(bpf_dir / name for name in CGROUP_PROGRAMS), *inbound) if path.exists()]
     for path in pins:
         path.unlink()
     if bpf_dir.is_dir() and not any(bpf_dir.iterdir()):
         bpf_dir.rmdir()
     return len(pins)
-
-
-def _guards(bpf_dir: Path) -> list[str]:
-    """The pins of the guard that older kernels need: two while one agent takes over from another."""
-    return [path.name for path in bpf_dir.glob(f"{GUARD}_*")]
-
-
-def _remove_link(path: Path) -> None:
-    """Detach a pinned link, at once, and remove its pin; none there is no error."""
-    if not path.exists():
-        return
-    link = bpf_syscall.open_pinned(path)
-    try:
-        with contextlib.suppress(OSError):  # what it was attached to may be gone
-            bpf_syscall.detach_link(link)
-    finally:
-        os.close(link)
-    path.unlink()
 
 
 class Capture:
@@ -102,14 +82,9 @@ class Capture:
             raise KernelError(
                 f"cannot open the cgroup {cgroup} ({error.strerror}): set paths.cgroup to where cgroup v2 is mounted"
             ) from error
-        # The link of an older kernel's guard cannot be switched: that of the last agent goes when ours is in force.
-        guards_before = _guards(self._bpf_dir)
         try:
-            self._keep_guard()
             for name, (_, attach_type) in CGROUP_PROGRAMS.items():
                 self._attach(self._bpf_dir / name, self._programs.programs[name], cgroup_fd, attach_type)
-            for name in guards_before:
-                (self._bpf_dir / name).unlink()
         except OSError as error:
             raise KernelError(
                 f"cannot attach the capture programs to the cgroup {cgroup} ({error.strerror}): "
@@ -139,21 +114,12 @@ class Capture:
         cookie: int,
         addresses: tuple[IPAddress, ...],
         listeners: Mapping[abi.ListenerSlot, socket.socket],
-        outbound: Iterable[socket.socket],
     ) -> None:
         """Steer what arrives in the namespace to `listeners`, and capture what its processes connect to.
-
-        Captured connections reach `outbound`, the listeners on the namespace's loopback.
 
         After a failure `withdraw` undoes what was done, or `hold` keeps the namespace cut off.
         """
         try:
-            for listener in outbound:
-                bpf_syscall.map_update(
-                    self._maps["outbound_listeners"],
-                    struct.pack("=i", listener.fileno()),
-                    struct.pack("=Q", cookie),
-                )
             self._forget_local_map(cookie)
             self._local_maps[cookie] = bpf_syscall.create_map(
                 bpf_syscall.MAP_TYPE_HASH, 16, 1, abi.MAX_LOCAL_ADDRESSES, "local_addresses"
@@ -200,7 +166,7 @@ class Capture:
         bpf_syscall.map_delete(self._maps["workloads"], struct.pack("=Q", cookie))
         for address in self._own_addresses.pop(cookie, ()):
             bpf_syscall.map_delete(self._maps["own_addresses"], bytes(abi.own_address_key(cookie, address)))
-        _remove_link(self._inbound_path(cookie))
+        self._inbound_path(cookie).unlink(missing_ok=True)
         self._forget_local_map(cookie)
 
     def forget_others(self, cookies: Iterable[int]) -> None:
@@ -218,8 +184,7 @@ class Capture:
         """Whether the kernel captures this namespace now: looked up, not remembered."""
         value_bytes = len(bytes(abi.WorkloadEntry()))
         found = bpf_syscall.map_lookup(self._maps["workloads"], struct.pack("=Q", cookie), value_bytes)
-        is_guarded = self._programs.guard is None or bool(_guards(self._bpf_dir))
-        return found is not None and self._inbound_path(cookie).exists() and is_guarded
+        return found is not None and self._inbound_path(cookie).exists()
 
     def counters(self) -> dict[abi.Counter, int]:
         """The kernel's counters, summed over the processors."""
@@ -263,13 +228,6 @@ class Capture:
             self._attach(self._inbound_path(cookie), program, netns.fd, bpf_syscall.ATTACH_SK_LOOKUP)
         finally:
             os.close(program)
-
-    def _keep_guard(self) -> None:
-        if self._programs.guard is None:
-            return
-        taken = _guards(self._bpf_dir)
-        free = next(name for number in range(len(taken) + 1) if (name := f"{GUARD}_{number}") not in taken)
-        bpf_syscall.pin(self._programs.guard, self._bpf_dir / free)
 
     def _forget_local_map(self, cookie: int) -> None:
         if (local_map := self._local_maps.pop(cookie, None)) is not None:

@@ -29,7 +29,6 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "own_address": abi.OwnAddress,
     "flow": abi.Flow,
     "original_destination": abi.OriginalDestination,
-    "captured_socket": abi.CapturedSocket,
 }
 _WIDTHS = {"__u8": 1, "__u16": 2, "__u32": 4, "__u64": 8}
 
@@ -41,7 +40,7 @@ def without_comments(text: str) -> str:
 def header_structs(text: str) -> dict[str, list[str]]:
     """Struct name -> field names, in order."""
     return {
-        name: re.findall(r"(?:__u\d+|struct \w+)\s+(\w+)(?:\[\w+\])?;", body)
+        name: re.findall(r"__u\d+\s+(\w+)(?:\[\w+\])?;", body)
         for name, body in re.findall(r"struct (\w+) \{(.*?)\};", without_comments(text), re.DOTALL)
     }
 

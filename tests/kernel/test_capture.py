@@ -12,7 +12,6 @@ import errno
 import os
 import platform
 import socket
-import struct
 import threading
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
@@ -31,7 +30,6 @@ from interceptor.kernel.abi import (
     OUTBOUND_PORT,
     Counter,
     ListenerSlot,
-    address_bytes,
 )
 from interceptor.kernel.bpf_program import CGROUP_PROGRAMS, load_programs
 from interceptor.kernel.capture import Capture
@@ -161,7 +159,7 @@ def scene(make_namespace: Callable[[str], NetworkNamespace], programs: Programs)
         stack.callback(capture_.set_prefixes, ())
         scene.open_listeners()
         capture_.set_prefixes(PREFIXES)
-        capture_.enrol(workload, scene.cookie, ADDRESSES, scene.inbound, scene.outbound.values())
+        capture_.enrol(workload, scene.cookie, ADDRESSES, scene.inbound)
         capture_.activate(find_cgroup2())
         yield scene
 
@@ -372,10 +370,6 @@ def test_udp_is_left_alone(scene: Scene, family: int) -> None:
 
 @families
 def test_multipath_tcp_is_refused_to_workloads_only(scene: Scene, family: int) -> None:
-    if not Path("/proc/sys/net/mptcp").exists():  # a kernel without it: nobody can have such a socket
-        with pytest.raises(OSError, match="Protocol not supported"):
-            scene.workload.open_socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
-        return
     before = scene.count(Counter.REFUSED_MPTCP)
     with pytest.raises(PermissionError):
         scene.workload.open_socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
@@ -533,43 +527,6 @@ def test_udp_that_arrives_is_left_alone(scene: Scene, family: int) -> None:
     assert near.recv(10) == b"x"
 
 
-def relayed(programs: Programs) -> int | None:
-    """The map of handshakes between the proxy and applications, which only older kernels need."""
-    return programs.maps.get("relayed_handshakes")
-
-
-@families
-def test_proxy_reaches_the_application_as_its_client(scene: Scene, programs: Programs, family: int) -> None:
-    install_return_path(scene.workload)
-    own = scene.listen(scene.workload, WORKLOAD[family], 80)
-    proxy = scene.socket(scene.workload, family)
-    scene.capture.exempt(proxy)
-    sockets.make_transparent(proxy)
-    proxy.bind((NEIGHBOUR[family], 0))
-    proxy.connect((WORKLOAD[family], 80))
-    assert scene.accept(own).getpeername()[:2] == proxy.getsockname()[:2]
-    if (handshakes := relayed(programs)) is not None:
-        assert bpf_syscall.map_keys(handshakes, 36) == []  # it is over
-
-
-@families
-def test_stranger_with_the_numbers_of_a_handshake_of_the_proxys_does_not_reach_the_application(
-    scene: Scene, programs: Programs, family: int
-) -> None:
-    own = scene.listen(scene.workload, WORKLOAD[family], 80)
-    stranger = scene.socket(scene.neighbour, family)
-    stranger.bind((NEIGHBOUR[family], 45678))
-    stranger.settimeout(2)
-    if (handshakes := relayed(programs)) is not None:
-        ends = (address_bytes(ip_address(end[family])) for end in (NEIGHBOUR, WORKLOAD))
-        bpf_syscall.map_update(handshakes, b"".join(ends) + struct.pack("=HH", 45678, 80), b"\x01")
-    with contextlib.suppress(TimeoutError):  # to the plaintext listener, or to nobody
-        stranger.connect((WORKLOAD[family], 80))
-    own.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        own.accept()
-
-
 # Change of agents, and the end.
 
 
@@ -617,7 +574,7 @@ def test_next_agent_takes_over_without_a_gap(scene: Scene, tmp_path: Path) -> No
         new_programs = load_programs(find_headers(None, platform.release(), tmp_path).path)
         following = Capture(new_programs, BPF_DIR)
         following.set_prefixes(PREFIXES)
-        following.enrol(scene.workload, scene.cookie, ADDRESSES, scene.inbound, scene.outbound.values())
+        following.enrol(scene.workload, scene.cookie, ADDRESSES, scene.inbound)
         following.activate(find_cgroup2())
         before = made
         while made < before + 50 and thread.is_alive():
@@ -664,7 +621,7 @@ def test_release_leaves_no_program_and_no_pin_behind(scene: Scene, tmp_path: Pat
     assert len(numbers) == len(CGROUP_PROGRAMS)
     ours = Capture(own, BPF_DIR)
     ours.set_prefixes(PREFIXES)
-    ours.enrol(scene.workload, scene.cookie, ADDRESSES, scene.inbound, scene.outbound.values())
+    ours.enrol(scene.workload, scene.cookie, ADDRESSES, scene.inbound)
     ours.activate(find_cgroup2())
     ours.close()
     assert all(program_exists(number) for number in numbers)
@@ -686,6 +643,6 @@ def test_enrolment_leaves_no_descriptor_behind(scene: Scene) -> None:
     scene.capture.withdraw(scene.cookie)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
-        scene.capture.enrol(scene.workload, scene.cookie, ADDRESSES, scene.inbound, scene.outbound.values())
+        scene.capture.enrol(scene.workload, scene.cookie, ADDRESSES, scene.inbound)
         scene.capture.withdraw(scene.cookie)
     assert len(list(Path("/proc/self/fd").iterdir())) == before

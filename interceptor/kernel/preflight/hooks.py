@@ -51,7 +51,7 @@ def check_hooks(subject: Subject) -> Iterator[Finding]:
         reason = error.strerror if isinstance(error, OSError) else error
         yield failure(
             f"an sk_lookup program cannot be attached to a network namespace ({reason})",
-            "use Linux 5.10 or newer; in a container, run it privileged",
+            "use Linux 5.17 or newer; in a container, run it privileged",
         )
         return
     yield ok("attached to a cgroup and a network namespace made for it, and removed")

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from interceptor.kernel.preflight.finding import Finding
     from interceptor.kernel.preflight.subject import Subject
 
-MINIMUM_KERNEL = (5, 10)  # the first with socket storage in every hook, and sk_lookup links for namespaces
-# The first whose sk_lookup programs are told the link that a connection came over.  Before it a guard is needed at a
-# function of the kernel, which kernels on ARM learned later still.
-COMPLETE_KERNEL = (5, 17)
-_GUARDED_MACHINE = "x86_64"
+MINIMUM_KERNEL = (5, 17)  # the first whose sk_lookup programs are told the link that a connection came over
 WANTED_DESCRIPTORS = 65_536
 DESCRIPTORS_PER_CONNECTION = 4  # when both of its workloads are on this machine
 _PLAUSIBLE_YEARS = range(2025, 2100)
@@ -72,20 +68,11 @@ def judge_kernel(release: str, machine: str) -> Finding:
     numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
     if numbers < MINIMUM_KERNEL:
         return failure(
-            f"Linux {release} is too old, its BPF programs cannot steer connections to the proxy safely",
-            "use Linux 5.17 or newer (Debian 12, Ubuntu 24.04); 5.10 will do on x86_64",
+            f"Linux {release} is too old, its sk_lookup programs are not told the link that a connection came over",
+            "use Linux 5.17 or newer (Debian 12, Ubuntu 24.04)",
         )
     if not bpf_syscall.is_known_here():
         return failure(f"the number of bpf(2) on {machine} is not known", "use x86_64 or aarch64")
-    if numbers < COMPLETE_KERNEL and machine != _GUARDED_MACHINE:
-        return failure(
-            f"Linux {release} on {machine} does not say over which link a connection came, and cannot be guarded",
-            "use Linux 5.17 or newer",
-        )
-    if numbers < COMPLETE_KERNEL:
-        return ok(
-            f"Linux {release} on {machine}: older than 5.17, connections are guarded by one program more"
-        )
     return ok(f"Linux {release} on {machine}")
 
 
