@@ -17,6 +17,7 @@ from interceptor.cli.context import Session
 from interceptor.cli.demo import demo
 from interceptor.cli.doctor import doctor
 from interceptor.cli.explain import explain
+from interceptor.cli.grafana_dashboard import grafana_dashboard
 from interceptor.cli.lifecycle import agent, down, up
 from interceptor.cli.nouns import certificates, status, workloads
 from interceptor.cli.policy import policies, policy
@@ -70,6 +71,7 @@ for command in (
     policies,
     policy,
     alert_rules,
+    grafana_dashboard,
     ca,
 ):
     group.add_command(command)
