@@ -84,3 +84,7 @@ class PeerRejected(InterceptorError):  # noqa: N818 -- a verdict on the peer, an
 
 class AgentError(InterceptorError):
     """The agent cannot be reached, or answered with an error."""
+
+
+class ClusterError(InterceptorError):
+    """The Kubernetes API cannot be reached, refuses, or answers with what cannot be used."""

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final, Self
 
+from interceptor.cluster.membership import AMBIENT, ENABLED, ISTIO_LABEL, MESH_LABEL, NONE
 from interceptor.network_policy.model import BlockPeer, Peer, PodPeer
 from interceptor.network_policy.selector import Operator, Selector
 from interceptor.workload import IPNetwork
 
-MESH_LABEL: Final = "interceptor.io/mesh"
-ISTIO_LABEL: Final = "istio.io/dataplane-mode"
 NAME_LABEL: Final = "kubernetes.io/metadata.name"  # which the API server gives to every namespace
 SYSTEM_NAMESPACES: Final = frozenset(("kube-node-lease", "kube-public", "kube-system"))
 # RFC 1918, RFC 6598, RFC 4193: where pods have their addresses, unless somebody says otherwise.
@@ -71,10 +70,10 @@ class MeshView:
 
     @staticmethod
     def _may_be_enrolled(pods: Selector) -> bool:
-        return not (pods.demands(MESH_LABEL, "none") or pods.demands(ISTIO_LABEL, "none"))
+        return not (pods.demands(MESH_LABEL, NONE) or pods.demands(ISTIO_LABEL, NONE))
 
 
 def _is_enrolled(labels: Mapping[str, str]) -> bool:
     """Our label decides; without it, Istio's (istio.io, "Add workloads to an ambient mesh")."""
     ours = labels.get(MESH_LABEL)
-    return ours == "enabled" or (ours is None and labels.get(ISTIO_LABEL) == "ambient")
+    return ours == ENABLED or (ours is None and labels.get(ISTIO_LABEL) == AMBIENT)

@@ -1,0 +1,157 @@
+"""Where a connection to a service leads: a pod, chosen as kube-proxy would choose it, before it does.
+
+The tunnel ends at a pod, so what the application dialled must be a pod's address by then. The rules are those of
+kubernetes.io, "Virtual IPs and Service Proxies": ready endpoints; when there is none, those that serve while they end;
+`internalTrafficPolicy: Local` for the cluster's own addresses; zone hints when every endpoint has them and one is for
+our zone. A service of which nothing is in the mesh is left to kube-proxy.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from interceptor.cluster.cluster import Cluster
+from interceptor.cluster.endpoint_slice import Backend
+from interceptor.cluster.membership import membership, why_namespace_is_outside
+from interceptor.cluster.pod import Pod
+from interceptor.cluster.service import Service, ServicePort
+from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.workload import Endpoint, IPAddress
+
+
+class Outcome(StrEnum):
+    """The closed set of answers."""
+
+    POD = "pod"  # it is a pod's own address already, also one of a headless service
+    SERVICE = "service"  # to one of the candidates
+    NO_CANDIDATE = (
+        "no_candidate"  # a service in the mesh without a pod that may be used now: wait, then refuse
+    )
+    NO_SUCH_PORT = "no_such_port"  # a service in the mesh that has not this port: refuse
+    UNTOUCHED = "untouched"  # nothing of ours: kube-proxy's, or no service's address at all
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """From where the connection comes; `zone` is its node's, None when that is not known."""
+
+    node: str
+    zone: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pod that may be used; `pod` is None for an address outside of the cluster's pods."""
+
+    endpoint: Endpoint
+    pod: Pod | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The answer, and what it was made of."""
+
+    outcome: Outcome
+    service: Service | None = None
+    port: ServicePort | None = None
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A backend, who is there, and whether that is certain."""
+
+    backend: Backend
+    candidate: Candidate
+    is_certain: bool
+    is_in_mesh: bool
+
+
+def resolve(cluster: Cluster, destination: Endpoint, client: Client, trust_domain: TrustDomain) -> Resolution:
+    """Say where a connection may lead."""
+    pod = cluster.pod_at(destination.address)
+    if pod is not None:
+        return Resolution(Outcome.POD, candidates=(Candidate(destination, pod),))
+    service = cluster.service_at(destination.address)
+    if service is None:
+        return Resolution(Outcome.UNTOUCHED)
+    port = service.port(destination.port)
+    targets = tuple(_targets(cluster, service, port, destination.address, trust_domain))
+    if not _is_in_mesh(cluster, service, targets):
+        return Resolution(Outcome.UNTOUCHED, service, port)
+    if port is None:
+        return Resolution(Outcome.NO_SUCH_PORT, service)
+    is_local = service.is_node_local and destination.address in service.cluster_addresses
+    eligible = _eligible(targets, client, is_local=is_local)
+    outcome = Outcome.SERVICE if eligible else Outcome.NO_CANDIDATE
+    return Resolution(outcome, service, port, tuple(target.candidate for target in eligible))
+
+
+def _targets(
+    cluster: Cluster, service: Service, port: ServicePort | None, like: IPAddress, trust_domain: TrustDomain
+) -> Iterator[_Target]:
+    """The service's endpoints in the address family of `like`, for that port; for any, if it has not that port."""
+    for each in cluster.slices_of(service):
+        number = each.port(port.name) if port is not None else 1
+        if number is None:
+            continue
+        for backend in each.backends:
+            if backend.address.version == like.version:
+                yield _target(cluster, service, backend, number, trust_domain)
+
+
+def _target(
+    cluster: Cluster, service: Service, backend: Backend, port: int, trust_domain: TrustDomain
+) -> _Target:
+    """Who is there is told by the pods: a slice may be older or newer than what we know of them, or somebody's."""
+    pod, is_certain = _pod_of(cluster, backend)
+    if is_certain:
+        is_in_mesh = pod is not None and membership(cluster, pod, trust_domain).is_possible
+    else:
+        is_in_mesh = _is_namespace_in_mesh(cluster, service)
+    return _Target(backend, Candidate(Endpoint(backend.address, port), pod), is_certain, is_in_mesh)
+
+
+def _pod_of(cluster: Cluster, backend: Backend) -> tuple[Pod | None, bool]:
+    """The pod at a backend's address, if any, and whether that is certain: it is not when it should be another one."""
+    there = cluster.pod_at(backend.address)
+    if backend.pod is None:
+        return there, True
+    meant = cluster.pods.get(backend.pod.key)
+    if meant is None or meant.head.uid != backend.pod.uid:
+        return None, False
+    if meant.is_host_network:  # nobody is found by its node's address
+        return meant, backend.address in meant.addresses
+    return meant, there is meant
+
+
+def _is_in_mesh(cluster: Cluster, service: Service, targets: tuple[_Target, ...]) -> bool:
+    """Whether a connection to the service may reach a workload; without endpoints its namespace decides."""
+    if not targets:
+        return _is_namespace_in_mesh(cluster, service)
+    return any(target.is_in_mesh for target in targets)
+
+
+def _is_namespace_in_mesh(cluster: Cluster, service: Service) -> bool:
+    namespace = cluster.namespace_of(service)
+    return namespace is None or why_namespace_is_outside(namespace) is None
+
+
+def _eligible(targets: Sequence[_Target], client: Client, *, is_local: bool) -> Sequence[_Target]:
+    """Those of the targets that kube-proxy would choose from, but for those of which we are not certain."""
+    near = [
+        target
+        for target in targets
+        if target.is_certain and (not is_local or target.backend.node == client.node)
+    ]
+    ready = [target for target in near if target.backend.is_ready]
+    ending = [target for target in near if target.backend.is_serving and target.backend.is_terminating]
+    usable = ready or ending
+    return usable if is_local else _hinted(usable, client.zone)
+
+
+def _hinted(targets: Sequence[_Target], zone: str | None) -> Sequence[_Target]:
+    """Those with a hint for our zone, if each has hints and there are any; else all."""
+    if not all(target.backend.hint_zones for target in targets):
+        return targets
+    return [target for target in targets if zone in target.backend.hint_zones] or targets

@@ -1,0 +1,10 @@
+"""The Kubernetes API: read, and followed as it changes. **Does I/O.**
+
+access         where the API is, and who we are there
+connection     one connection to it
+client         requests over it
+resource       what is asked for each kind
+listing        everything of one kind, page by page
+informer       one kind: a list, and a watch from there on, without end
+cluster_watch  all kinds as one snapshot that is always current
+"""

@@ -1,0 +1,144 @@
+"""Requests to the API server: bounded answers, and watches line by line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import urlencode
+
+import trio
+
+from interceptor.cluster.wire import LineSplitter, parse_json, parse_status
+from interceptor.errors import ClusterError, InvalidInput
+from interceptor.kubernetes.connection import ConnectionBroken, connect, tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+    from interceptor.kubernetes.access import ApiAccess
+    from interceptor.kubernetes.connection import Connection
+
+ANSWER_SECONDS: Final = 60.0  # a whole answer, but for that of a watch
+# A bookmark comes about each minute; a connection that is silent for longer may be dead, and a new watch costs little.
+SILENCE_SECONDS: Final = 150.0
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_STATUS_BYTES: Final = 64 * 1024
+MAX_IDLE: Final = 4
+_OK: Final = 200
+_REMEDIES: Final = {
+    401: ": the token is not accepted, look whether it has ended or is another cluster's",
+    403: ": give the service account the right to get, list and watch it (RBAC)",
+    404: ": the API server does not know it, look whether it is old enough or lacks a resource definition",
+}
+
+
+class ApiRefusal(ClusterError):  # noqa: N818 -- a verdict on the request, and expected
+    """The API server said no; `status` is that of HTTP."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ApiClient:
+    """Requests with the rights of one service account; many tasks may use it.  An async context manager.
+
+    Every method raises ClusterError, of which ApiRefusal is what the server refused.
+    """
+
+    def __init__(self, access: ApiAccess) -> None:
+        """Raises ClusterError when the CA's certificates cannot be used."""
+        self._access = access
+        self._context = tls_context(access)
+        self._idle: list[Connection] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    async def get(
+        self, path: str, parameters: Mapping[str, str], accept: str, limit: int = MAX_ANSWER_BYTES
+    ) -> bytes:
+        """The body of an answer; once more if a connection had died while it was idle."""
+        target = _target(path, parameters)
+        try:
+            with trio.fail_after(ANSWER_SECONDS):
+                if self._idle:
+                    connection = self._idle.pop()
+                    try:
+                        return await self._get(connection, target, accept, limit)
+                    except ConnectionBroken:
+                        if connection.has_answered:
+                            raise
+                return await self._get(await self._connect(), target, accept, limit)
+        except trio.TooSlowError:
+            raise ClusterError(
+                f"the API server at {self._access.server} did not answer within {ANSWER_SECONDS:g} s"
+            ) from None
+
+    async def follow(
+        self, path: str, parameters: Mapping[str, str], accept: str, on_line: Callable[[bytes], None]
+    ) -> None:
+        """Call `on_line` with each line of an answer until the server ends it, or is silent for too long.
+
+        What `on_line` raises ends it too.  InvalidInput for a line that is too long.
+        """
+        splitter = LineSplitter()
+        connection = await self._connect()
+        try:
+            with trio.move_on_after(SILENCE_SECONDS) as silence:
+                await _require_ok(connection, await connection.ask(_target(path, parameters), accept), path)
+                while data := await connection.receive():
+                    silence.deadline = trio.current_time() + SILENCE_SECONDS
+                    for line in splitter.feed(data):
+                        on_line(line)
+        finally:
+            await connection.aclose()
+
+    async def _get(self, connection: Connection, target: str, accept: str, limit: int) -> bytes:
+        try:
+            await _require_ok(connection, await connection.ask(target, accept), target.partition("?")[0])
+            body = await _read(connection, limit)
+        except BaseException:
+            await connection.aclose()
+            raise
+        if connection.is_usable and len(self._idle) < MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            await connection.aclose()
+        return body
+
+    async def _connect(self) -> Connection:
+        return await connect(self._access, self._context)
+
+
+def _target(path: str, parameters: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(parameters)}" if parameters else path
+
+
+async def _require_ok(connection: Connection, status: int, path: str) -> None:
+    if status != _OK:
+        await _refuse(connection, status, path)
+
+
+async def _refuse(connection: Connection, status: int, path: str) -> NoReturn:
+    try:
+        said = parse_status(parse_json("the answer", await _read(connection, MAX_STATUS_BYTES))).message
+    except (ClusterError, InvalidInput):
+        said = "it gave no reason"
+    raise ApiRefusal(
+        status, f"the API server refused {path} with status {status}, {said}{_REMEDIES.get(status, '')}"
+    )
+
+
+async def _read(connection: Connection, limit: int) -> bytes:
+    parts, size = [], 0
+    while data := await connection.receive():
+        parts.append(data)
+        size += len(data)
+        if size > limit:
+            raise ClusterError(f"an answer of the API server has more than {limit} bytes")
+    return b"".join(parts)
