@@ -8,7 +8,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/cluster/*,interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interceptor/strict_yaml.py
-pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/network_policy/*
+pure := $(pure),interceptor/enrolment/*,interceptor/identity/*,interceptor/network_policy/*,interceptor/pod_admission/*
 pure := $(pure),interceptor/policy/*,interceptor/workload.py
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 from cryptography import x509
@@ -62,6 +62,13 @@ class DeskLimits:
     joins_at_once: int = 100
 
 
+class Admission(Protocol):
+    """A further condition for the certificate of a workload, beside what its node is allowed."""
+
+    async def require(self, node: str, spiffe_id: SpiffeId) -> None:
+        """Raise Refused unless a node, by its name, may have this identity of our trust domain now."""
+
+
 class AuthorityDesk:
     """Decides for one authority.  Every method raises Refused; `views.run` must be running."""
 
@@ -71,9 +78,11 @@ class AuthorityDesk:
         audit: Audit,
         now: Callable[[], datetime],
         limits: DeskLimits | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """InterceptorError when the store cannot be used."""
         self._store = store
+        self._admission = admission
         self._now = now
         self._limits = limits = limits or DeskLimits()
         self.audit = audit
@@ -153,6 +162,9 @@ class AuthorityDesk:
         except InvalidInput as error:
             raise Refused(Code.REQUEST_MALFORMED, str(error)) from None
         self._require_on_node(node, spiffe_id)
+        if self._admission is not None:
+            await self._admission.require(node.name, spiffe_id)
+            self._require_still_there(node)
         chain = self._sign(attempt, spiffe_id, _read(request.csr_pem), request.lifetime)
         self.audit.issued(attempt, chain[0])
         return Chain.of(chain)
@@ -208,6 +220,12 @@ class AuthorityDesk:
             raise Refused(
                 Code.IDENTITY_NOT_ON_NODE, f"{node.name} may not have {spiffe_id}, allowed is: {patterns}"
             )
+
+    def _require_still_there(self, node: NodeRecord) -> None:
+        """What was known of the node when it asked may be some seconds old."""
+        found = self.views.current().nodes.get(node.name)
+        if found is None or found.revoked:
+            raise Refused(Code.NODE_REVOKED, f"node {node.name} was revoked or removed meanwhile")
 
     def _sign(
         self,

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from interceptor.authority.reports import NodeReport
 from interceptor.authority.tokens import Token
 from interceptor.authority_store import AuthorityStore
+from interceptor.cluster.cluster import Kind
 from tests.cli.test_errors import cli
 from tests.harness.process import CLI, read_line
+from tests.kubernetes.api_server import ApiServer, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -379,3 +382,47 @@ def test_serve_without_an_authority_is_refused(tmp_path: Path) -> None:
 
 def test_serve_on_what_is_no_address_is_wrong_usage(authority: Authority) -> None:
     assert "is not an address and port" in authority.refused("serve", "--listen", "here", status=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kubernetes", "http://10.0.0.1"], "would be asked in plaintext"),
+        (["--kubernetes", "https://10.0.0.1:6443"], "cannot be verified without its CA's certificate"),
+        (["--kubernetes", "pod"], "this is no pod: give the URL of the API server with --kubernetes"),
+        (["--kubernetes", "pod", "--kubernetes-ca-file", "ca.crt"], "belong to --kubernetes URL"),
+        (["--kubernetes-token-file", "token"], "belong to --kubernetes URL"),
+    ],
+)
+def test_serve_for_a_cluster_that_cannot_be_asked_is_wrong_usage(
+    authority: Authority, words: list[str], message: str
+) -> None:
+    assert message in authority.refused("serve", *words, status=2)
+
+
+def test_serve_for_a_cluster_without_a_usable_ca_file_is_refused(
+    authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.crt").write_text("none")
+    words = ["--kubernetes", "https://127.0.0.1:1", "--kubernetes-ca-file", str(tmp_path / "ca.crt")]
+    assert str(tmp_path / "ca.crt") in authority.refused("serve", *words, status=1)
+
+
+def test_serve_for_a_cluster_lists_and_watches_its_pods_and_namespaces(authority: Authority) -> None:
+    async def serve_until_both_are_watched() -> None:
+        command = [CLI, "ca", "serve", "--listen", free_address(), "--dir", authority.directory]
+        async with running(ApiServer()) as api:
+            words = [*map(str, command), "--kubernetes", api.url]
+            process = await trio.lowlevel.open_process(words, stderr=subprocess.DEVNULL)
+            try:
+                with trio.fail_after(15):
+                    while not (api.watches(Kind.POD) and api.watches(Kind.NAMESPACE)):
+                        assert process.poll() is None
+                        await trio.sleep(0.05)
+                process.terminate()
+                with trio.fail_after(10):
+                    assert await process.wait() == 0
+            finally:
+                process.kill()
+
+    trio.run(serve_until_both_are_watched)
