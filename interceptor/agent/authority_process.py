@@ -13,6 +13,7 @@ import trio
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.authority_service import serve
+from interceptor.authority_service.pod_tokens import PodTokens
 from interceptor.authority_store import AuthorityStore
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from interceptor.cluster.head import ObjectKey
     from interceptor.kubernetes.access import ApiAccess
     from interceptor.workload import Endpoint
 
@@ -34,7 +36,8 @@ AUDIT_FILE = "audit.jsonl"
 class ServedAuthority:
     """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere.
 
-    With `api` nodes get certificates only for pods that the Kubernetes API there shows on them.
+    With `api` nodes get certificates only for pods that the Kubernetes API there shows on them; with `agents`, a service
+    account, they may join by the tokens of its pods.
     """
 
     directory: Path
@@ -42,6 +45,7 @@ class ServedAuthority:
     address: Endpoint
     audit_path: Path | None
     api: ApiAccess | None = None
+    agents: ObjectKey | None = None
 
 
 def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> None:
@@ -65,10 +69,11 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
 
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
-        pods = None
+        pods = proof = None
         if served.api is not None:
             client = await stack.enter_async_context(ApiClient(served.api))
             pods = ClusterWatch(client, (NAMESPACES, PODS))
+            proof = None if served.agents is None else PodTokens(client, pods, served.agents)
         await serve(
             store,
             served.address,
@@ -76,6 +81,7 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
             now=wall_clock,
             ready=ready,
             pods=pods,
+            proof=proof,
         )
 
 

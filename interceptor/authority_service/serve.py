@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from interceptor.authority_service.desk import DeskLimits
+    from interceptor.authority_service.desk import DeskLimits, NodeProof
     from interceptor.authority_store import AuthorityStore
     from interceptor.kubernetes.cluster_watch import ClusterWatch
 
@@ -32,14 +32,16 @@ async def serve(
     desk_limits: DeskLimits | None = None,
     server_limits: ServerLimits | None = None,
     pods: ClusterWatch | None = None,
+    proof: NodeProof | None = None,
 ) -> None:
-    """Serve one authority on one address, until cancelled; with `pods`, nodes get certificates only for theirs.
+    """Serve one authority on one address, until cancelled.
 
+    With `pods`, nodes get certificates only for theirs; with `proof` too, they may join by a token of their agent's pod.
     `ready` is told where, once nodes can connect.  InterceptorError when the store cannot be used, the audit file
     cannot be written, or the address is not free.
     """
     admission = None if pods is None else ClusterPods(pods)
-    desk = AuthorityDesk(store, Audit(audit_path, now), now, desk_limits, admission)
+    desk = AuthorityDesk(store, Audit(audit_path, now), now, desk_limits, admission, proof)
     server = Server(desk, now, server_limits or ServerLimits())
     with listen(address) as listener:
         async with trio.open_nursery() as nursery:

@@ -392,6 +392,12 @@ def test_serve_on_what_is_no_address_is_wrong_usage(authority: Authority) -> Non
         (["--kubernetes", "pod"], "this is no pod: give the URL of the API server with --kubernetes"),
         (["--kubernetes", "pod", "--kubernetes-ca-file", "ca.crt"], "belong to --kubernetes URL"),
         (["--kubernetes-token-file", "token"], "belong to --kubernetes URL"),
+        (["--agents", "mesh/agent"], "--agents asks the Kubernetes API about tokens: give --kubernetes too"),
+        (
+            ["--kubernetes", "http://127.0.0.1:1", "--agents", "agent"],
+            "'agent' is not a service account, expected",
+        ),
+        (["--kubernetes", "http://127.0.0.1:1", "--agents", "mesh/"], "service account is empty"),
     ],
 )
 def test_serve_for_a_cluster_that_cannot_be_asked_is_wrong_usage(
@@ -412,7 +418,7 @@ def test_serve_for_a_cluster_lists_and_watches_its_pods_and_namespaces(authority
     async def serve_until_both_are_watched() -> None:
         command = [CLI, "ca", "serve", "--listen", free_address(), "--dir", authority.directory]
         async with running(ApiServer()) as api:
-            words = [*map(str, command), "--kubernetes", api.url]
+            words = [*map(str, command), "--kubernetes", api.url, "--agents", "mesh/agent"]
             process = await trio.lowlevel.open_process(words, stderr=subprocess.DEVNULL)
             try:
                 with trio.fail_after(15):

@@ -10,8 +10,10 @@ import click
 
 from interceptor.agent.authority_process import ServedAuthority, run_authority
 from interceptor.cli.ca.opening import place_options
+from interceptor.cluster.head import ObjectKey
 from interceptor.config.values import parse_listen_address
-from interceptor.errors import InvalidInput, UsageError
+from interceptor.errors import InvalidInput, UsageError, quoted
+from interceptor.identity.spiffe_id import SERVICE_ACCOUNT, validate_name
 from interceptor.kubernetes.access import as_said, in_pod
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--kubernetes-ca-file", type=_FILE, help="PEM file with the CA that its certificate comes from."
 )
+@click.option(
+    "--agents",
+    metavar="NAMESPACE/SERVICEACCOUNT",
+    help="Let nodes join by the tokens of this service account's pods (audience interceptor-ca).",
+)
 @place_options
 def serve(
     session: Session,
@@ -63,6 +70,7 @@ def serve(
     api_server: str | None,
     kubernetes_token_file: Path | None,
     kubernetes_ca_file: Path | None,
+    agents: str | None,
 ) -> None:
     """Serve the authority to nodes over HTTPS, in the foreground, until SIGTERM or SIGINT.
 
@@ -71,23 +79,38 @@ def serve(
 
     With --kubernetes, a node must bear the name that it has in the cluster, and gets a
     certificate only while the API shows a pod in the mesh, with that service account, on it:
-    beside what its token allowed. That needs the right to list and watch pods and namespaces.
+    beside what its token allowed. That needs the right to list and watch pods and namespaces,
+    and for --agents the right to create tokenreviews.
 
     \b
     Examples:
       sudo interceptor ca serve --listen 10.0.0.1:15012
       sudo interceptor ca serve --listen '[fd00::1]:15012' --passphrase-file /root/pass
-      interceptor ca serve --dir /var/lib/authority --kubernetes pod
+      interceptor ca serve --dir /var/lib/authority --kubernetes pod --agents mesh/agent
     """
     api = _access(api_server, kubernetes_token_file, kubernetes_ca_file)
+    account = None if agents is None else _service_account(agents)
+    if account is not None and api is None:
+        raise UsageError("--agents asks the Kubernetes API about tokens: give --kubernetes too")
     run_authority(
-        ServedAuthority(directory, passphrase, _listen_address(address), audit_path, api), session.progress
+        ServedAuthority(directory, passphrase, _listen_address(address), audit_path, api, account),
+        session.progress,
     )
 
 
 def _listen_address(text: str) -> Endpoint:
     try:
         return parse_listen_address(text)
+    except InvalidInput as error:
+        raise UsageError(str(error)) from None
+
+
+def _service_account(text: str) -> ObjectKey:
+    namespace, slash, name = text.partition("/")
+    if not slash:
+        raise UsageError(f"{quoted(text)} is not a service account, expected NAMESPACE/SERVICEACCOUNT")
+    try:
+        return ObjectKey(validate_name("namespace", namespace), validate_name(SERVICE_ACCOUNT, name))
     except InvalidInput as error:
         raise UsageError(str(error)) from None
 
