@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-test install-bench format lint types test cover bench demo lock clean
+.PHONY: help install install-test install-bench format lint types test cover bench demo image lock clean
 
 bin := .venv/bin
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
@@ -56,6 +56,9 @@ bench: install-bench ## Compare with Envoy and with no mesh, and measure the aut
 	@$(bin)/python tests/bench/policies.py
 	@$(bin)/python tests/bench/run.py
 	@$(bin)/python tests/bench/authority.py
+
+image: install ## Build the container image with buildah or podman (BASE=local: where no registry can be reached)
+	@.ci/image
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
 	@.ci/lock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_AT_ONCE: Final = 16
+
 
 class PodTokens:
     """A NodeProof by the pods of one service account, which only the agents have."""
@@ -29,11 +31,16 @@ class PodTokens:
         self._client = client
         self._watch = watch
         self._agent = agent
+        # Whoever can connect can make us ask: the API server has better things to do.
+        self._at_once = trio.CapacityLimiter(MAX_AT_ONCE)
 
     async def node(self, token: str) -> str:
         """The name of the node on which the pod is that has the token; raises Refused."""
         try:
-            proven = parse_review(await self._client.post(PATH, review_request(token)))
+            review = review_request(token)
+            async with self._at_once:
+                answer = await self._client.post(PATH, review)
+            proven = parse_review(answer)
         except (ClusterError, InvalidInput) as error:
             log.error("the API cannot be asked about a token: %s", error)  # noqa: TRY400
             raise Refused(
