@@ -3,13 +3,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo deps deps-test deps-bench install uninstall format lint types test cover bench box vagrant-test vagrant-matrix lock clean
+.PHONY: help demo deps deps-test deps-bench install uninstall format lint types test cover bench box image vagrant-test vagrant-matrix lock clean
 
 bin := .venv/bin
 BOX ?= bookworm-6.1
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interceptor/strict_yaml.py,interceptor/workload.py
 pure := $(pure),interceptor/authority/*,interceptor/cluster/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
+pure := $(pure),interceptor/network_policy/*,interceptor/pod_admission/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
 # Tests wait more than they compute: one more worker than processors.  Each has nodes of its own.
@@ -79,6 +80,9 @@ vagrant-test: deps-test ## Install and test in two machines of their own: BOX as
 vagrant-matrix: deps-test ## The short version of vagrant-test on every kernel, and a table: BOXES="trixie-6.12 ..." chooses (root, slow)
 	@.ci/install boxes
 	@$(bin)/python vagrant/scenarios/matrix.py $(BOXES)
+
+image: deps ## Build the container image with buildah or podman (BASE=local: where no registry can be reached)
+	@.ci/image
 
 lock: ## Write the lock files anew, with the newest versions that pyproject.toml allows
 	@.ci/lock

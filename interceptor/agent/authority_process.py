@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,18 @@ import trio
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.authority_service import serve
+from interceptor.authority_service.pod_tokens import PodTokens
 from interceptor.authority_store import AuthorityStore
+from interceptor.kubernetes.client import ApiClient
+from interceptor.kubernetes.cluster_watch import ClusterWatch
+from interceptor.kubernetes.resource import NAMESPACES, PODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from interceptor.cluster.head import ObjectKey
+    from interceptor.kubernetes.access import ApiAccess
     from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
@@ -28,12 +34,18 @@ AUDIT_FILE = "audit.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class ServedAuthority:
-    """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere."""
+    """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere.
+
+    With `api` nodes get certificates only for pods that the Kubernetes API there shows on them; with `agents`, a service
+    account, they may join by the tokens of its pods.
+    """
 
     directory: Path
     passphrase: bytes | None
     address: Endpoint
     audit_path: Path | None
+    api: ApiAccess | None = None
+    agents: ObjectKey | None = None
 
 
 def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> None:
@@ -55,14 +67,21 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
     def ready(address: Endpoint) -> None:
         progress(f"serving the authority of {store.trust_domain} on {address}")
 
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        pods = proof = None
+        if served.api is not None:
+            client = await stack.enter_async_context(ApiClient(served.api))
+            pods = ClusterWatch(client, (NAMESPACES, PODS))
+            proof = None if served.agents is None else PodTokens(client, pods, served.agents)
         await serve(
             store,
             served.address,
             audit_path=served.audit_path or served.directory / AUDIT_FILE,
             now=wall_clock,
             ready=ready,
+            pods=pods,
+            proof=proof,
         )
 
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from interceptor.authority.refusal import Code
 from interceptor.authority.reports import NodeReport, RegisteredWorkload
+from interceptor.authority.tokens import MAX_POD_TOKEN
 from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.strict_json import Fields, canonical, instant_text, parse
 from interceptor.identity.trust_document import MAX_TRUST_DOCUMENT_BYTES, TrustDocument
@@ -36,7 +37,7 @@ MAX_REGISTRY_BYTES: Final = 32 * 1024 * 1024
 MAX_REGISTERED: Final = 100_000
 MAX_VERSION: Final = 2**63 - 1
 _MAX_LIFETIME_SECONDS: Final = 10 * 365 * 24 * 60 * 60  # the rule is the authority's; this is for arithmetic
-_MAX_TOKEN: Final = 256
+_MAX_TOKEN: Final = MAX_POD_TOKEN + 256
 _MAX_NAME: Final = 253
 _MAX_SPIFFE_ID: Final = 2048
 _MAX_MESSAGE: Final = 2000

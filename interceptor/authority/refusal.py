@@ -36,6 +36,17 @@ class Code(StrEnum):
         403,
         "the token was made for a node of another name; compare 'node' in config.yaml with --node",
     )
+    # Joining with the token of a pod.
+    POD_TOKEN_REFUSED = (
+        "pod_token_refused",
+        401,
+        "the Kubernetes API does not vouch for the token; see that the pod is there, and the token's audience interceptor-ca",
+    )
+    NOT_A_NODE_AGENT = (
+        "not_a_node_agent",
+        403,
+        "the token is not that of the agent's pod on a node; if no test of yours did that, look who can read the agents' tokens",
+    )
     # Who the node is.
     NODE_NOT_AUTHORISED = (
         "node_not_authorised",
@@ -62,6 +73,11 @@ class Code(StrEnum):
         "identity_not_on_node",
         403,
         "the node may not have this identity; allow it with 'interceptor ca node allow' if it should",
+    )
+    POD_NOT_ON_NODE = (
+        "pod_not_on_node",
+        403,
+        "the Kubernetes API shows no such pod on the node; if the node goes on asking, find out who has its certificate",
     )
     IDENTITY_REVOKED = (
         "identity_revoked",

@@ -18,9 +18,16 @@ from interceptor.errors import InvalidInput, utc
 
 SECRET_BYTES: Final = 32
 ID_BYTES: Final = 8
+MAX_POD_TOKEN: Final = 16 * 1024
 _PREFIX: Final = "it1"
 _TOKEN = re.compile(rf"{_PREFIX}\.([0-9a-f]{{64}})\.([0-9a-f]{{{2 * ID_BYTES}}})\.([-_A-Za-z0-9]{{43}})")
+_POD_PREFIX: Final = "ip1"
+_POD_TOKEN = re.compile(rf"{_POD_PREFIX}\.([0-9a-f]{{64}})\.([-_.A-Za-z0-9]{{1,{MAX_POD_TOKEN}}})")
 
+_NOT_A_POD_TOKEN: Final = (
+    f"this is not the token of a pod, expected {_POD_PREFIX}.<SHA-256 of the root certificate>.<token> with the token that "
+    "the kubelet put into the pod"
+)
 _NOT_A_TOKEN: Final = (
     f"this is not a join token, expected one such as {_PREFIX}.<fingerprint>.<id>.<secret> from "
     "'interceptor ca token create'"
@@ -60,6 +67,35 @@ class Token:
     def secret_hash(self) -> str:
         """What the authority keeps; a plain hash will do, since 256 random bits cannot be guessed."""
         return hashlib.sha256(self.secret).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PodToken:
+    """The token of a pod in a cluster, with which its node joins: `ip1.<SHA-256 of the root certificate>.<the token>`.
+
+    It is the one that the kubelet put into the pod, and no secret of ours; it is in no repr all the same.
+    """
+
+    root_fingerprint: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Text to a token; raises InvalidInput, whose message shows nothing of the text."""
+        parts = _POD_TOKEN.fullmatch(text)
+        if parts is None:
+            raise InvalidInput(_NOT_A_POD_TOKEN)
+        return cls(*parts.groups())
+
+    @staticmethod
+    def is_meant(text: str) -> bool:
+        """Whether the text begins as such a token does."""
+        return text.startswith(f"{_POD_PREFIX}.")
+
+
+def root_of_token(text: str) -> str:
+    """The fingerprint of the root that a token of either kind names; raises InvalidInput."""
+    return (PodToken if PodToken.is_meant(text) else Token).parse(text).root_fingerprint
 
 
 @dataclass(frozen=True, slots=True)

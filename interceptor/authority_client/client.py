@@ -16,7 +16,7 @@ from interceptor.authority.documents import (
     RegistryDocument,
     RenewNode,
 )
-from interceptor.authority.tokens import Token
+from interceptor.authority.tokens import root_of_token
 from interceptor.authority_client.channel import ANSWER_SECONDS, Channel, Question, Side
 from interceptor.authority_client.recognise import bundles_of_token
 from interceptor.errors import AuthorityError, InvalidInput
@@ -83,9 +83,9 @@ class AuthorityClient:
         self._channel.close()
 
     async def join(self, token: str) -> NodeSvid:
-        """Become a node of the authority that made the token; it can be used once."""
+        """Become a node of the authority that a token names: one of its own, good for once, or the agent's pod's."""
         try:
-            root_fingerprint = Token.parse(token).root_fingerprint
+            root_fingerprint = root_of_token(token)
         except InvalidInput as error:
             raise AuthorityError(str(error)) from None
         bundles = await bundles_of_token(self._endpoint, self._trust_domain, root_fingerprint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 from cryptography import x509
@@ -18,6 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from interceptor.authority.admission import ANY, AllowPattern, RateLimiter, ReplayWindow, allowed, check_clock
 from interceptor.authority.documents import Chain, Joined
 from interceptor.authority.refusal import Code, Refused
+from interceptor.authority.tokens import PodToken
 from interceptor.authority_service.view import Views
 from interceptor.errors import AuthorityError, InterceptorError, InvalidInput, PeerRejected, quoted, utc
 from interceptor.identity.authority import MAX_LEAF_LIFETIME
@@ -63,6 +64,20 @@ class DeskLimits:
     remembered_joins: int = 10_000
 
 
+class Admission(Protocol):
+    """A further condition for the certificate of a workload, beside what its node is allowed."""
+
+    async def require(self, node: str, spiffe_id: SpiffeId) -> None:
+        """Raise Refused unless a node, by its name, may have this identity of our trust domain now."""
+
+
+class NodeProof(Protocol):
+    """How nodes prove themselves that have no token of ours."""
+
+    async def node(self, token: str) -> str:
+        """The name of the node that a pod's token proves; raises Refused."""
+
+
 class AuthorityDesk:
     """Decides for one authority.  Every method raises Refused; `views.run` must be running."""
 
@@ -72,9 +87,13 @@ class AuthorityDesk:
         audit: Audit,
         now: Callable[[], datetime],
         limits: DeskLimits | None = None,
+        admission: Admission | None = None,
+        proof: NodeProof | None = None,
     ) -> None:
         """InterceptorError when the store cannot be used."""
         self._store = store
+        self._proof = proof
+        self._admission = admission
         self._now = now
         self._limits = limits = limits or DeskLimits()
         self.audit = audit
@@ -127,10 +146,15 @@ class AuthorityDesk:
             raise Refused(Code.REQUEST_MALFORMED, str(error)) from None
         attempt.node = node_id.name
         self._join_replays.admit(node_id.name, request.nonce, request.at, now)
+        if PodToken.is_meant(request.token):
+            await self._require_pod_of(node_id, request.token)
         # Signed first, and with every doubt about it settled: a token is good for one attempt only.
         chain = self._sign(attempt, node_id, _read(request.csr_pem), self._limits.node_lifetime)
         self.audit.begun(attempt)
-        await _in_thread(self._store.redeem_token, request.token, node_id.name, now)
+        if PodToken.is_meant(request.token):
+            await _in_thread(self._store.let_in, node_id.name, (AllowPattern(ANY, ANY),), now)
+        else:
+            await _in_thread(self._store.redeem_token, request.token, node_id.name, now)
         self.audit.issued(attempt, chain[0])
         await self.views.look()
         trust = await _in_thread(self._store.trust_document)
@@ -153,6 +177,9 @@ class AuthorityDesk:
         except InvalidInput as error:
             raise Refused(Code.REQUEST_MALFORMED, str(error)) from None
         self._require_on_node(node, spiffe_id)
+        if self._admission is not None:
+            await self._admission.require(node.name, spiffe_id)
+            self._require_still_there(node)
         chain = self._sign(attempt, spiffe_id, _read(request.csr_pem), request.lifetime)
         self.audit.issued(attempt, chain[0])
         return Chain.of(chain)
@@ -198,6 +225,18 @@ class AuthorityDesk:
         self._issues.take(node.name, trio.current_time())
         self._replays.admit(node.name, nonce, at, self._now())
 
+    async def _require_pod_of(self, node_id: NodeId, text: str) -> None:
+        """Raise Refused unless a pod's token proves the node. What it may ask for then is for its pods to say."""
+        if self._proof is None or self._admission is None:
+            raise Refused(Code.POD_TOKEN_REFUSED, "nodes do not join this authority by tokens of pods")
+        try:
+            token = PodToken.parse(text)
+        except InvalidInput as error:
+            raise Refused(Code.POD_TOKEN_REFUSED, str(error)) from None
+        found = await self._proof.node(token.secret)
+        if found != node_id.name:
+            raise Refused(Code.NOT_A_NODE_AGENT, f"the token is of a pod on {found}, not on {node_id.name}")
+
     def _require_on_node(self, node: NodeRecord, spiffe_id: SpiffeId) -> None:
         if spiffe_id.trust_domain != self.trust_domain:
             raise Refused(
@@ -208,6 +247,12 @@ class AuthorityDesk:
             raise Refused(
                 Code.IDENTITY_NOT_ON_NODE, f"{node.name} may not have {spiffe_id}, allowed is: {patterns}"
             )
+
+    def _require_still_there(self, node: NodeRecord) -> None:
+        """What was known of the node when it asked may be some seconds old."""
+        found = self.views.current().nodes.get(node.name)
+        if found is None or found.revoked:
+            raise Refused(Code.NODE_REVOKED, f"node {node.name} was revoked or removed meanwhile")
 
     def _sign(
         self,

@@ -99,6 +99,17 @@ class Membership(StoreBase):
             if not read_nodes(connection, self.trust_domain, node):
                 _put_node(connection, node, allowed, now)
 
+    def let_in(self, node: str, allowed: tuple[AllowPattern, ...], now: datetime) -> None:
+        """Let a node in that has proven itself otherwise, again and again; raises Refused for one that is revoked.
+
+        What it has reported stays; what its certificates of before were worth ends, as with a new token.
+        """
+        name = str(NodeId(self.trust_domain, node))
+        with self.database.writing() as connection:
+            if is_revoked(connection, name):
+                raise Refused(Code.NODE_REVOKED, f"node {node} is revoked")
+            _put_node(connection, node, allowed, now)
+
     def node(self, name: str) -> NodeRecord | None:
         """What is known of a node, None if there is none of this name."""
         with self.database.reading() as connection:

@@ -9,7 +9,7 @@ import click
 
 @click.command("alert-rules")
 def alert_rules() -> None:
-    """Print alerting rules for Prometheus: certificates, authorities, and the trust bundle.
+    """Print alerting rules for Prometheus: certificates, authorities, trust bundle, traffic.
 
     \b
     Examples:

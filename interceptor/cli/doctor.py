@@ -1,4 +1,4 @@
-"""doctor: can this machine run an agent?  What can be tried is tried."""
+"""doctor: can this machine run an agent?  What can be tried is tried.  Below it, what is asked of something else."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from interceptor.cli.context import pass_session
+from interceptor.cli.network_policy import network_policy
 from interceptor.cli.output import coloured, line_width, output_option, print_data
-from interceptor.errors import AgentError
+from interceptor.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 _LEVEL_WIDTH, _CHECK_WIDTH = 9, 17
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @output_option
-@pass_session
-def doctor(session: Session, output: str) -> None:
+@click.pass_context
+def doctor(context: click.Context, output: str) -> None:
     """Say whether this machine can run an agent; exit status 1 if it cannot.
 
     \b
@@ -37,13 +38,24 @@ def doctor(session: Session, output: str) -> None:
     Examples:
       sudo interceptor doctor
       sudo interceptor doctor -o json | jq '.checks[] | select(.level != "ok")'
+      interceptor doctor network-policy --enrol shop manifests/
     """
+    if context.invoked_subcommand is None:
+        _diagnose(context.obj, output)
+    elif context.get_parameter_source("output") is ParameterSource.COMMANDLINE:
+        raise UsageError(f"give -o after {context.invoked_subcommand}, whose format it shall be")
+
+
+def _diagnose(session: Session, output: str) -> None:
     from interceptor.kernel.preflight import run_checks
 
     findings = run_checks(session.config, own_agent=_has_agent(session))
     levels = _print_lines(findings) if output == "table" else _print_data(findings, output)
     if levels["failure"]:
         sys.exit(1)
+
+
+doctor.add_command(network_policy)
 
 
 def _has_agent(session: Session) -> bool:

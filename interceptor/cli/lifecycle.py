@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-MAX_TOKEN_CHARACTERS = 1024
+MAX_TOKEN_CHARACTERS = 20 * 1024  # those of pods are long
 START_SECONDS = 300.0  # compiling alone takes a minute on an emulated processor that others use too
 DOWN_SECONDS = 120.0
 _POLL_SECONDS = 0.05

@@ -17,6 +17,7 @@ from interceptor.cli.context import Session
 from interceptor.cli.demo import demo
 from interceptor.cli.doctor import doctor
 from interceptor.cli.explain import explain
+from interceptor.cli.grafana_dashboard import grafana_dashboard
 from interceptor.cli.kubernetes import kubernetes
 from interceptor.cli.lifecycle import agent, down, up
 from interceptor.cli.nouns import certificates, status, workloads
@@ -71,6 +72,7 @@ for command in (
     policies,
     policy,
     alert_rules,
+    grafana_dashboard,
     ca,
     kubernetes,
 ):

@@ -19,17 +19,20 @@ if TYPE_CHECKING:
     from interceptor.kubernetes.connection import Connection
 
 ANSWER_SECONDS: Final = 60.0  # a whole answer, but for that of a watch
+POST_SECONDS: Final = 8.0  # somebody waits for it
 # A bookmark comes about each minute; a connection that is silent for longer may be dead, and a new watch costs little.
 SILENCE_SECONDS: Final = 150.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAX_STATUS_BYTES: Final = 64 * 1024
 MAX_IDLE: Final = 4
 _OK: Final = 200
+_CREATED: Final = 201
 _REMEDIES: Final = {
     401: ": the token is not accepted, look whether it has ended or is another cluster's",
     403: ": give the service account the right to get, list and watch it (RBAC)",
     404: ": the API server does not know it, look whether it is old enough or lacks a resource definition",
 }
+_POST_REMEDIES: Final = {**_REMEDIES, 403: ": give the service account the right to create it (RBAC)"}
 
 
 class ApiRefusal(ClusterError):  # noqa: N818 -- a verdict on the request, and expected
@@ -79,6 +82,23 @@ class ApiClient:
                 f"the API server at {self._access.server} did not answer within {ANSWER_SECONDS:g} s"
             ) from None
 
+    async def post(self, path: str, body: bytes, limit: int = MAX_STATUS_BYTES) -> bytes:
+        """The body of the answer to a JSON body, which nobody may send twice: on a connection of its own."""
+        try:
+            with trio.fail_after(POST_SECONDS):
+                connection = await self._connect()
+                try:
+                    status = await connection.ask(path, "application/json", body)
+                    if status not in (_OK, _CREATED):
+                        await _refuse(connection, status, path, _POST_REMEDIES)
+                    return await _read(connection, limit)
+                finally:
+                    await connection.aclose()
+        except trio.TooSlowError:
+            raise ClusterError(
+                f"the API server at {self._access.server} did not answer within {POST_SECONDS:g} s"
+            ) from None
+
     async def follow(
         self, path: str, parameters: Mapping[str, str], accept: str, on_line: Callable[[bytes], None]
     ) -> None:
@@ -121,16 +141,16 @@ def _target(path: str, parameters: Mapping[str, str]) -> str:
 
 async def _require_ok(connection: Connection, status: int, path: str) -> None:
     if status != _OK:
-        await _refuse(connection, status, path)
+        await _refuse(connection, status, path, _REMEDIES)
 
 
-async def _refuse(connection: Connection, status: int, path: str) -> NoReturn:
+async def _refuse(connection: Connection, status: int, path: str, remedies: Mapping[int, str]) -> NoReturn:
     try:
         said = parse_status(parse_json("the answer", await _read(connection, MAX_STATUS_BYTES))).message
     except (ClusterError, InvalidInput):
         said = "it gave no reason"
     raise ApiRefusal(
-        status, f"the API server refused {path} with status {status}, {said}{_REMEDIES.get(status, '')}"
+        status, f"the API server refused {path} with status {status}, {said}{remedies.get(status, '')}"
     )
 
 

@@ -43,8 +43,8 @@ class Connection:
         self._http = h11.Connection(h11.CLIENT, MAX_HEADER_BYTES)
         self.has_answered = False
 
-    async def ask(self, target: str, accept: str) -> int:
-        """Send a GET request; the status of its answer, whose body `receive` gives."""
+    async def ask(self, target: str, accept: str, body: bytes | None = None) -> int:
+        """Send a GET request, or a POST of a JSON body; the status of its answer, whose body `receive` gives."""
         self.has_answered = False
         headers = {
             "host": urlsplit(self._access.server).netloc,
@@ -53,7 +53,9 @@ class Connection:
             "user-agent": f"interceptor/{__version__}",
             **self._access.authorization(),
         }
-        await self._send(target, headers)
+        if body is not None:
+            headers |= {"content-type": "application/json", "content-length": str(len(body))}
+        await self._send("GET" if body is None else "POST", target, headers, body or b"")
         event = await self._next_event()
         assert isinstance(event, h11.Response), (
             "h11 passes over interim ones, and nothing else can come first"
@@ -74,11 +76,12 @@ class Connection:
         """Close at once, in whatever state."""
         await trio.aclose_forcefully(self._stream)
 
-    async def _send(self, target: str, headers: Mapping[str, str]) -> None:
+    async def _send(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
         if self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
-        request = h11.Request(method="GET", target=target, headers=list(headers.items()))
-        data = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+        request = h11.Request(method=method, target=target, headers=list(headers.items()))
+        parts = (request, *([h11.Data(body)] if body else []), h11.EndOfMessage())
+        data = b"".join(self._http.send(part) or b"" for part in parts)
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

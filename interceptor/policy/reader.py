@@ -24,8 +24,9 @@ class Field:
     column: int
 
     def error(self, problem: str) -> PolicyError:
-        """What is wrong with this field, with its place in front."""
-        return PolicyError(f"{self.file}:{self.line}:{self.column}: {self.path}: {problem}")
+        """What is wrong with this field, with its place in front; a whole document has no path."""
+        path = f"{self.path}: " if self.path else ""
+        return PolicyError(f"{self.file}:{self.line}:{self.column}: {path}{problem}")
 
     @property
     def is_null(self) -> bool:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from interceptor.authority.admission import AllowPattern
 from interceptor.authority.refusal import Code, Refused
-from interceptor.authority.tokens import Token, TokenRecord, check_token
+from interceptor.authority.tokens import (
+    MAX_POD_TOKEN,
+    PodToken,
+    Token,
+    TokenRecord,
+    check_token,
+    root_of_token,
+)
 from interceptor.errors import InvalidInput
 
 TOKEN = Token("ab" * 32, "cd" * 8, bytes(range(32)))
@@ -95,3 +102,33 @@ def test_token_state_is_one_word(record, now):
     assert record.state(now) == "unused"
     assert record.state(record.expires_at) == "expired"
     assert replace(record, used_at=now).state(record.expires_at) == "used"
+
+
+FINGERPRINT = "ab" * 32
+
+
+def test_token_of_a_pod_is_taken_apart_and_its_root_found_as_that_of_ours():
+    token = PodToken.parse(f"ip1.{FINGERPRINT}.head.body-_.signature")
+    assert (token.root_fingerprint, token.secret) == (FINGERPRINT, "head.body-_.signature")
+    assert PodToken.is_meant(f"ip1.{FINGERPRINT}.x")
+    assert not PodToken.is_meant(TOKEN.text())
+    assert root_of_token(f"ip1.{FINGERPRINT}.x") == root_of_token(TOKEN.text()) == FINGERPRINT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ip1.",
+        f"ip1.{FINGERPRINT}.",
+        f"ip1.{FINGERPRINT}",
+        f"ip1.{FINGERPRINT[1:]}.secret",
+        f"ip1.{FINGERPRINT}.secret\n",
+        f"ip1.{FINGERPRINT}.sec ret",
+        f"ip1.{FINGERPRINT}." + "s" * (MAX_POD_TOKEN + 1),
+    ],
+)
+def test_text_that_is_no_token_of_a_pod_is_refused_and_not_shown(text):
+    with pytest.raises(InvalidInput) as caught:
+        root_of_token(text)
+    assert "not the token of a pod" in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -1,24 +1,28 @@
-"""The alerting rules that are shipped: valid, and about metrics that exist."""
+"""What is shipped for Prometheus and Grafana: valid, and about metrics that exist."""
 
 from __future__ import annotations
 
-import re
+import json
 
 import yaml
 
-from interceptor.telemetry.metrics import Metrics
+from interceptor.telemetry.grafana import dashboard
 from tests.harness.process import CLI, run
+from tests.telemetry.promql import problems
 
 
-def test_alert_rules_are_printed_and_name_only_metrics_that_exist() -> None:
+def test_alert_rules_are_printed_and_name_only_metrics_and_labels_that_exist() -> None:
     printed = run([CLI, "alert-rules"]).check().stdout
-    (group,) = yaml.safe_load(printed)["groups"]
-    names = [rule["alert"] for rule in group["rules"]]
-    assert len(names) == len(set(names)) == 8
-    exposed = Metrics().expose().decode()
-    for rule in group["rules"]:
+    groups = yaml.safe_load(printed)["groups"]
+    assert [len(group["rules"]) for group in groups] == [8, 1, 5]
+    rules = [rule for group in groups for rule in group["rules"]]
+    names = [rule["alert"] for rule in rules]
+    assert len(names) == len(set(names))
+    for rule in rules:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"].keys() == {"summary", "description"}
-        for metric in re.findall(r"\binterceptor_\w+", rule["expr"]):
-            assert f"# TYPE {metric} gauge" in exposed or f"# TYPE {metric} counter" in exposed, metric
-        assert rule["expr"].count("(") == rule["expr"].count(")")
+        assert problems(rule["expr"]) == [], rule["alert"]
+
+
+def test_dashboard_is_printed_as_json() -> None:
+    assert json.loads(run([CLI, "grafana-dashboard"]).check().stdout) == dashboard()

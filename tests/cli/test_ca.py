@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+import trio
 
 from interceptor.authority.reports import NodeReport
 from interceptor.authority.tokens import Token
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.ca import ca
+from interceptor.cluster.cluster import Kind
 from tests.cli.test_errors import cli
 from tests.harness.process import CLI, read_line
+from tests.kubernetes.api_server import ApiServer, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -407,3 +410,53 @@ def test_help_of_every_command_has_examples_and_fits_the_line(path: tuple[str, .
     shown = cli(*path, "--help").check().stdout
     assert f"interceptor {' '.join(path)}" in shown.partition("Examples:\n")[2]
     assert max(map(len, shown.splitlines())) < 110
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kubernetes", "http://10.0.0.1"], "would be asked in plaintext"),
+        (["--kubernetes", "https://10.0.0.1:6443"], "cannot be verified without its CA's certificate"),
+        (["--kubernetes", "pod"], "this is no pod: give the URL of the API server with --kubernetes"),
+        (["--kubernetes", "pod", "--kubernetes-ca-file", "ca.crt"], "belong to --kubernetes URL"),
+        (["--kubernetes-token-file", "token"], "belong to --kubernetes URL"),
+        (["--agents", "mesh/agent"], "--agents asks the Kubernetes API about tokens: give --kubernetes too"),
+        (
+            ["--kubernetes", "http://127.0.0.1:1", "--agents", "agent"],
+            "'agent' is not a service account, expected",
+        ),
+        (["--kubernetes", "http://127.0.0.1:1", "--agents", "mesh/"], "service account is empty"),
+    ],
+)
+def test_serve_for_a_cluster_that_cannot_be_asked_is_wrong_usage(
+    authority: Authority, words: list[str], message: str
+) -> None:
+    assert message in authority.refused("serve", *words, status=2)
+
+
+def test_serve_for_a_cluster_without_a_usable_ca_file_is_refused(
+    authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.crt").write_text("none")
+    words = ["--kubernetes", "https://127.0.0.1:1", "--kubernetes-ca-file", str(tmp_path / "ca.crt")]
+    assert str(tmp_path / "ca.crt") in authority.refused("serve", *words, status=1)
+
+
+def test_serve_for_a_cluster_lists_and_watches_its_pods_and_namespaces(authority: Authority) -> None:
+    async def serve_until_both_are_watched() -> None:
+        command = [CLI, "ca", "serve", "--listen", free_address(), "--dir", authority.directory]
+        async with running(ApiServer()) as api:
+            words = [*map(str, command), "--kubernetes", api.url, "--agents", "mesh/agent"]
+            process = await trio.lowlevel.open_process(words, stderr=subprocess.DEVNULL)
+            try:
+                with trio.fail_after(15):
+                    while not (api.watches(Kind.POD) and api.watches(Kind.NAMESPACE)):
+                        assert process.poll() is None
+                        await trio.sleep(0.05)
+                process.terminate()
+                with trio.fail_after(10):
+                    assert await process.wait() == 0
+            finally:
+                process.kill()
+
+    trio.run(serve_until_both_are_watched)
