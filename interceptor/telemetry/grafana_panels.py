@@ -128,6 +128,23 @@ TRAFFIC: Final = Row(
     ),
 )
 
+POLICIES: Final = Row(
+    "Policies",
+    (
+        _stat(
+            "Documents in force",
+            "The fewest of all nodes; each node reads files of its own.",
+            f"min(interceptor_policy_documents{{{_NODE}}})",
+        ),
+        _stat(
+            "Sets refused",
+            "Nodes whose policy files cannot be used; 'interceptor policies' there shows why.",
+            f"sum(interceptor_policies_refused{{{_NODE}}})",
+            thresholds=((1.0, "red"),),
+        ),
+    ),
+)
+
 DENIALS: Final = Row(
     "Denials and handshakes",
     (
@@ -224,4 +241,4 @@ CERTIFICATES: Final = Row(
     ),
 )
 
-ROWS: Final = (OVERVIEW, TRAFFIC, DENIALS, CERTIFICATES)
+ROWS: Final = (OVERVIEW, TRAFFIC, DENIALS, POLICIES, CERTIFICATES)

@@ -95,7 +95,7 @@ class TestLifecycle:
         self, make_node: Callable[..., Node]
     ) -> None:
         node = make_node(start=False, authority={"address": "192.0.2.1:15012"})
-        for token in (b"", b" \n", bytes(2000)):
+        for token in (b"", b" \n", bytes(30000)):
             result = node.cli("up", "--join-token-file", "-", input_bytes=token)
             assert result.status == 2
             assert "is no token" in result.stderr
