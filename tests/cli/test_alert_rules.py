@@ -12,11 +12,12 @@ from tests.harness.process import CLI, run
 
 def test_alert_rules_are_printed_and_name_only_metrics_that_exist() -> None:
     printed = run([CLI, "alert-rules"]).check().stdout
-    (group,) = yaml.safe_load(printed)["groups"]
-    names = [rule["alert"] for rule in group["rules"]]
-    assert len(names) == len(set(names)) == 8
+    groups = yaml.safe_load(printed)["groups"]
+    assert [group["name"] for group in groups] == ["interceptor-certificates", "interceptor-policies"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == len({rule["alert"] for rule in rules}) == 9
     exposed = Metrics().expose().decode()
-    for rule in group["rules"]:
+    for rule in rules:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"].keys() == {"summary", "description"}
         for metric in re.findall(r"\binterceptor_\w+", rule["expr"]):
