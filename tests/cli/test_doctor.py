@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import yaml
 
 from interceptor.kernel import bpf_syscall
 from interceptor.kernel.mounts import find_cgroup2, parse_mountinfo
-from tests.harness.process import CLI, run
+from tests.harness.process import CLI, is_alive, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,23 +60,30 @@ def config(tmp_path: Path, metrics_port: int) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_the_machine_as_it_was() -> Iterator[None]:
-    def made() -> list[str]:
-        places = (find_cgroup2(), Path("/sys/fs/bpf"), Path("/run/netns"), Path("/tmp"))
-        found = [
-            str(each) for place in places if place.is_dir() for each in place.glob("*interceptor-doctor*")
-        ]
-        links = [each.name for each in Path("/sys/class/net").iterdir() if each.name.startswith("doctor")]
-        mounts = [
-            str(each.mount_point)
-            for each in parse_mountinfo(Path("/proc/self/mountinfo").read_text())
-            if "interceptor-doctor" in str(each.mount_point)
-        ]
-        return found + links + mounts
+def _leaves_the_machine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Scratch files go where no other doctor has its own; a cgroup is left behind if its doctor has ended."""
+    with tempfile.TemporaryDirectory(prefix="itest-doctor-", dir="/tmp") as name:
+        scratch = Path(name)
+        scratch.chmod(0o1777)  # for the doctor that is not root, too
+        monkeypatch.setenv("TMPDIR", name)
 
-    before = made()
-    yield
-    assert made() == before
+        def made() -> list[Path]:
+            cgroups = [
+                each
+                for each in find_cgroup2().glob("interceptor-doctor-*")
+                if not is_alive(int(each.name.rpartition("-")[2]))
+            ]
+            mounts = [each.mount_point for each in parse_mountinfo(Path("/proc/self/mountinfo").read_text())]
+            return [
+                *cgroups,
+                *scratch.iterdir(),
+                *Path("/sys/class/net").glob("doctor*"),  # it makes these, but in a namespace
+                *(each for each in mounts if each.is_relative_to(scratch)),
+            ]
+
+        before = made()
+        yield
+        assert made() == before
 
 
 def diagnose(config: Path, *, script: str = "", env: dict[str, str] | None = None) -> Result:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,10 +17,11 @@ from interceptor.kernel import netns as kernel_netns
 from interceptor.workload import WorkloadKey
 from tests.harness.process import wait_until
 from tests.harness.tcp import FAMILIES, connected, echo, family_id, serving
-from tests.integration.traces import links, pinned_links, settings
+from tests.integration.traces import bridge_ports, links, pinned_links, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.harness.namespace import Namespace
     from tests.harness.node import Node
@@ -405,11 +405,10 @@ def _is_served(node: Node, namespace: Namespace) -> bool:
 
 def test_failed_run_leaves_no_link_and_no_namespace(shared_node: Node) -> None:
     link = netlink.host_link_name(f"{shared_node.name}/{WorkloadKey('default', 'localhost')}")
-    ports = Path("/sys/class/net", shared_node.bridge, "brif")
-    before = set(ports.glob("*"))
+    before = bridge_ports(shared_node.bridge)
     with unchanged(shared_node):
         result = shared_node.cli("run", "--service-account", "x", "--name", "localhost", "--", "true")
         assert_refused(result, "its name means the host itself")
     assert link not in links()
-    assert set(ports.glob("*")) == before
+    assert bridge_ports(shared_node.bridge) == before
     assert not list((shared_node.run_dir / "netns").glob("*localhost*"))

@@ -18,7 +18,7 @@ import pytest
 from interceptor.errors import AgentError
 from interceptor.kernel import netns as kernel_netns
 from tests.harness.process import is_alive, read_line, wait_until
-from tests.integration.traces import links
+from tests.integration.traces import bridge_ports, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,8 +154,10 @@ def test_interrupt_of_a_terminal_ends_the_command_once(shared_node: Node) -> Non
 
 
 def test_run_that_is_killed_takes_its_command_along(shared_node: Node) -> None:
-    before = links()
+    before = bridge_ports(shared_node.bridge)
     with started(shared_node, "sleep 300 & echo $!; exec sleep 300") as process:
+        made = bridge_ports(shared_node.bridge) - before
+        assert len(made) == 1
         background = int(process.first_line)  # type: ignore[attr-defined]
         children = [p for p in _children(process.pid) if is_alive(p)]
         assert children
@@ -163,7 +165,7 @@ def test_run_that_is_killed_takes_its_command_along(shared_node: Node) -> None:
         process.wait()
         wait_until_withdrawn(shared_node)
         wait_until(lambda: not any(map(is_alive, [background, *children])), "nothing of it runs on")
-    wait_until(lambda: links() <= before, "its link is gone")
+    wait_until(lambda: not links() & made, "its link is gone")
 
 
 def _children(pid: int) -> list[int]:
@@ -178,8 +180,10 @@ def test_what_a_command_leaves_in_the_background_ends_with_it(shared_node: Node)
 
 
 def test_same_name_at_once_is_refused(shared_node: Node) -> None:
-    before = links()
+    before = bridge_ports(shared_node.bridge)
     with started(shared_node, "echo ready; sleep 300", "--name", "only"):
+        made = bridge_ports(shared_node.bridge) - before
+        assert len(made) == 1
         result = shared_node.cli("run", "--service-account", "job", "--name", "only", "--", "true")
         assert result.status == 1
         assert result.stderr == (
@@ -187,7 +191,8 @@ def test_same_name_at_once_is_refused(shared_node: Node) -> None:
         )
         assert run(shared_node, "true", account="only").status == 0  # without a name it gets a number
     wait_until_withdrawn(shared_node, "only")
-    wait_until(lambda: links() <= before, "its link is gone")
+    wait_until(lambda: not links() & made, "its link is gone")
+    wait_until(lambda: bridge_ports(shared_node.bridge) <= before, "so are those of the others")
 
 
 def test_owner_of_a_run_must_exist(shared_node: Node) -> None:

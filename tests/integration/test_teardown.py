@@ -16,7 +16,7 @@ from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.mounts import parse_mountinfo
 from tests.harness.process import is_alive, read_line, run, wait_until
 from tests.harness.tcp import FAMILIES, connected, echo, receive_exactly, serving
-from tests.integration.traces import bpf_objects, existing, links, pinned_links, settings
+from tests.integration.traces import bpf_objects, bridge_ports, existing, links, pinned_links, settings
 from tests.integration.twin import setting, twin
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def leaving_nothing(node: Node, *, state_stays: bool = False) -> Iterator[None]:
     assert len(programs) >= 7
     assert len(maps) >= 10
     assert len(programs) >= 7 + len(inbound)
-    ours = {name for name in links() if name.startswith("icpt")} & _ports(node.bridge)
+    ours = {name for name in links() if name.startswith("icpt")} & bridge_ports(node.bridge)
     yield
     wait_until(lambda: existing(programs, maps) == (set(), set()), "programs and maps are gone")
     assert not node.bpf_dir.exists()
@@ -51,11 +51,6 @@ def leaving_nothing(node: Node, *, state_stays: bool = False) -> Iterator[None]:
         if str(node.run_dir) in str(m.mount_point)
     ]
     assert str(node.slot.mesh_ipv4) not in run(["ip", "route"]).stdout
-
-
-def _ports(bridge: str) -> set[str]:
-    directory = Path(f"/sys/class/net/{bridge}/brif")
-    return {entry.name for entry in directory.iterdir()} if directory.exists() else set()
 
 
 @contextlib.contextmanager
@@ -251,7 +246,7 @@ def test_down_with_something_of_a_running_agent_withdraws_nothing(
 ) -> None:
     """Who shares its run-time directory asks it to stop; whoever shares anything else must leave it alone."""
     node, pid = shared_node, shared_node.agent_pid
-    before, ports = pinned_links(node), _ports(node.bridge)
+    before, ports = pinned_links(node), bridge_ports(node.bridge)
     assert ports
     with connected(shared_client, shared_server) as (near, far):
         result = _impatient_down(twin(node, tmp_path, shared))
@@ -264,7 +259,7 @@ def test_down_with_something_of_a_running_agent_withdraws_nothing(
         assert result.stderr.splitlines()[-1].startswith(f"interceptor: {expected}")
         near.sendall(b"hello")
         assert receive_exactly(far, 5) == b"hello"
-    assert (pinned_links(node), _ports(node.bridge), node.agent_pid) == (before, ports, pid)
+    assert (pinned_links(node), bridge_ports(node.bridge), node.agent_pid) == (before, ports, pid)
 
 
 def test_bpf_file_system_that_was_mounted_for_us_is_unmounted(make_node: Callable[..., Node]) -> None:

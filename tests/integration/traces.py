@@ -84,6 +84,12 @@ def links() -> set[str]:
     return {entry.name for entry in Path("/sys/class/net").iterdir()}
 
 
+def bridge_ports(bridge: str) -> set[str]:
+    """Names of the links that are on a bridge; none if there is no such bridge."""
+    directory = Path(f"/sys/class/net/{bridge}/brif")
+    return {entry.name for entry in directory.iterdir()} if directory.exists() else set()
+
+
 def lock_holder(node: Node) -> int | None:
     """The pid of whoever holds the lock on the state directory: of an agent that does not answer yet, too."""
     try:

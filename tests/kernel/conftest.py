@@ -11,22 +11,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 from interceptor.kernel.netns import NAMED_NAMESPACES, NetworkNamespace, create_named, remove_named
+from tests.harness.process import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@pytest.fixture
-def make_namespace(request: pytest.FixtureRequest) -> Iterator[Callable[[str], NetworkNamespace]]:
-    """Makes a network namespace /run/netns/itest-<test>-<role>."""
+@pytest.fixture(scope="session")
+def _swept_namespaces() -> None:
+    """Remove the namespaces of test processes that were killed."""
     if os.geteuid() != 0:
         pytest.skip("makes network namespaces: needs root")
-    stem = "itest-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:80].strip("-")
+    for path in NAMED_NAMESPACES.glob("itest-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdecimal() and not is_alive(int(pid)):
+            remove_named(path)
+
+
+@pytest.fixture
+def make_namespace(
+    request: pytest.FixtureRequest, _swept_namespaces: None
+) -> Iterator[Callable[[str], NetworkNamespace]]:
+    """Makes a network namespace /run/netns/itest-<our pid>-<test>-<role>: other test processes make theirs meanwhile."""
+    stem = f"itest-{os.getpid()}-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:80].strip("-")
     made: list[NetworkNamespace] = []
 
     def make(role: str) -> NetworkNamespace:
         path = NAMED_NAMESPACES / f"{stem}-{role}"
-        remove_named(path)
         request.addfinalizer(lambda: remove_named(path))
         made.append(create_named(path))
         return made[-1]

@@ -246,6 +246,7 @@ SNIPPETS = st.lists(
 ).map("".join)  # fmt: skip
 
 
+@pytest.mark.timeout(60)  # two seconds of CPU; other work may have the rest
 @settings(max_examples=400, deadline=None)
 @given(SNIPPETS, policy_documents(most=3), st.integers(0, 2000), st.integers(0, 40), st.booleans())
 def test_any_text_is_documents_or_one_line(
