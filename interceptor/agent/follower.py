@@ -18,6 +18,7 @@ from interceptor.credentials.issuers import roots_of
 from interceptor.credentials.renewal import LONGEST_PAUSE_SHARE
 from interceptor.credentials.rotation_watch import RotationWatch
 from interceptor.identity.certificates import fingerprint
+from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.telemetry.expiry import AuthorityExpiry
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Follower:
         await self._enroller.believe(bundles)
         self.document = document  # only now is it reported: the authority issues from a new root soon after
         self._credentials.bring_forward(
-            lambda svid: bundles.revoked.find("", (svid.serial_number,)) is not None, timedelta(0)
+            lambda svid: bundles.revoked.find("", serial_numbers(svid.chain)) is not None, timedelta(0)
         )
         self._show_authorities()
         self.access.keep(document)

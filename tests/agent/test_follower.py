@@ -186,6 +186,18 @@ async def test_certificate_that_is_revoked_is_replaced_at_once(
     assert next(world.credentials.svids()).serial_number != svid.serial_number
 
 
+async def test_certificates_below_an_intermediate_that_is_revoked_are_replaced_at_once(
+    world: World, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(world.credentials.keep_fresh, WEB, lambda _: None)
+    await trio.sleep(1)
+    (svid,) = world.credentials.svids()
+    entry = Revocation(RevocationKind.SERIAL, f"{svid.chain[1].serial_number:x}", datetime.now(UTC), "copied")
+    world.document.replace(replace(FIRST, revoked=RevocationList((entry,))))
+    await trio.sleep(1)
+    assert world.renewals == 2
+
+
 async def test_age_of_what_is_believed_is_known_and_small_while_the_authority_answers(
     world: World, autojump_clock: MockClock
 ) -> None:
