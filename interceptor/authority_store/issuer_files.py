@@ -71,6 +71,13 @@ def load_issuer(home: PrivateDirectory, trust_domain: TrustDomain, passphrase: b
         raise unusable(home.path, str(error)) from None
 
 
+def read_certificates(
+    home: PrivateDirectory, trust_domain: TrustDomain
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """Root and intermediate, for which no passphrase is needed; raises StateError."""
+    return _read_bundle(home, trust_domain).roots[0], _read_certificate(home, INTERMEDIATE_CERTIFICATE)
+
+
 def check_times(path: Path, issuer: Authority, now: datetime) -> None:
     """Raise StateError if the issuer cannot issue at `now`, and nothing that we can do changes it."""
     root = issuer.root
