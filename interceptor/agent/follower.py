@@ -139,11 +139,14 @@ class Follower:
 
     async def _believe(self, document: TrustDocument) -> None:
         bundles = document.trust_bundles()
+        before = () if self.document is None else self.document.revoked.entries
         await self._enroller.believe(bundles)
         self.document = document  # only now is it reported: the authority issues from a new root soon after
         self._credentials.bring_forward(
             lambda svid: bundles.revoked.find("", serial_numbers(svid.chain)) is not None, timedelta(0)
         )
+        if {entry.value for entry in before} - {entry.value for entry in document.revoked.entries}:
+            self._credentials.try_again(self._return_spread)  # what was refused may be granted now
         self._show_authorities()
         self.access.keep(document)
         self.reporter.changed()

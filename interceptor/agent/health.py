@@ -66,7 +66,9 @@ def _capture_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
 def _certificate_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
     contexts = enrolled.proxy.context.tls.value
     if contexts is None:
-        yield "it has no certificate: see 'interceptor certificates'"
+        status = node.credentials.status(enrolled.workload.key)
+        why = status.last_error if status and status.last_error else "see 'interceptor certificates'"
+        yield f"it has no certificate: {why}"
         return
     svid, now = contexts.svid, wall_clock()
     if svid.not_after <= now:

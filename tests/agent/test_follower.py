@@ -18,6 +18,7 @@ from interceptor.authority.reports import NodeReport, RegisteredWorkload
 from interceptor.config import Config
 from interceptor.credentials import Credentials
 from interceptor.enrolment.registry import Registry
+from interceptor.errors import AuthorityRefusal
 from interceptor.identity.authority import Authority
 from interceptor.identity.revocation import Revocation, RevocationKind, RevocationList
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
@@ -63,6 +64,7 @@ class World:
         self.may_believe.set()
         self.link = Link(self)
         self.renewals = 0
+        self.refusal: AuthorityRefusal | None = None
         self.registry = Snapshot(Registry.empty().with_workload(WEB))
         config = Config(node="Node_A", trust_domain=DOMAIN, mesh_cidrs=(ip_network("10.1.0.0/16"),))
         self.lifetime = config.certificates.lifetime
@@ -84,6 +86,8 @@ class World:
     async def sign(
         self, request: x509.CertificateSigningRequest, spiffe_id: SpiffeId, lifetime: timedelta
     ) -> tuple[x509.Certificate, ...]:
+        if self.refusal is not None:
+            raise self.refusal
         return AUTHORITY.sign(request, spiffe_id, lifetime, datetime.now(UTC))
 
     async def trust(self, known: str | None) -> TrustDocument:
@@ -109,7 +113,7 @@ class World:
         self.renewals += 1
 
     def renewal_failed(self, workload: Workload, error: str) -> None:
-        raise AssertionError(error)
+        assert self.refusal is not None, error
 
 
 class Link:
@@ -196,6 +200,23 @@ async def test_certificates_below_an_intermediate_that_is_revoked_are_replaced_a
     world.document.replace(replace(FIRST, revoked=RevocationList((entry,))))
     await trio.sleep(1)
     assert world.renewals == 2
+
+
+async def test_identity_that_is_no_longer_revoked_is_asked_for_again_soon(
+    world: World, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    world.refusal = AuthorityRefusal("identity_revoked", "it was stolen")
+    entry = Revocation(RevocationKind.IDENTITY, str(WEB.identity), datetime.now(UTC), "stolen")
+    world.document.replace(replace(FIRST, revoked=RevocationList((entry,))))
+    nursery.start_soon(world.credentials.keep_fresh, WEB, lambda _: None)
+    await trio.sleep(3600)
+    status = world.credentials.status(WEB.key)
+    assert status is not None
+    assert status.is_refused
+    world.refusal = None
+    world.document.replace(FIRST)
+    await trio.sleep(11)
+    assert world.renewals == 1
 
 
 async def test_age_of_what_is_believed_is_known_and_small_while_the_authority_answers(

@@ -84,6 +84,28 @@ def test_revocation_at_the_embedded_authority_resets_both_ends_within_seconds_an
         exchange(near, far)
 
 
+@pytest.mark.timeout(90)
+def test_agent_is_ready_though_one_workload_may_not_have_its_identity(
+    node: Node, client: Workload, server: Workload
+) -> None:
+    """It is started anew meanwhile, so that the revoked one has no certificate at all."""
+    other = node.workload("revoked-one")
+    node.cli("ca", "revoke", other.identity, "--why", "laptop was stolen").check()
+    node.kill()
+    node.up().check()
+    with connected(client, server) as (near, far):
+        exchange(near, far)
+    status = node.cli("status")
+    assert status.status == 1
+    assert "default/revoked-one: it has no certificate: identity_revoked: " in status.stdout
+    assert "laptop was stolen" in status.stdout
+    node.cli("ca", "unrevoke", other.identity).check()
+    wait_until(lambda: node.status()["state"] == "ready", "the identity is believed again", 10)
+    with connected(other, server) as (near, far):
+        exchange(near, far)
+    other.close()
+
+
 def test_workload_whose_certificate_is_revoked_has_another_at_once_and_goes_on(
     node: Node, client: Workload, server: Workload
 ) -> None:
