@@ -67,7 +67,8 @@ class Subscription(Generic[T, K]):
         attempt = 0
         while True:
             try:
-                found = await self._fetch(self._known)
+                # After a failure the answer is wanted at once, news or not: only then do we know that it is over.
+                found = await self._fetch(self._known if self.last_error is None else None)
                 await self._take(found)
             except InterceptorError as error:
                 if str(error) != self.last_error:
