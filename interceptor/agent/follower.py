@@ -17,6 +17,7 @@ from interceptor.authority.reports import MAX_ADDRESSES, NodeReport, RegisteredW
 from interceptor.credentials.issuers import roots_of
 from interceptor.credentials.renewal import LONGEST_PAUSE_SHARE
 from interceptor.credentials.rotation_watch import RotationWatch
+from interceptor.errors import AuthorityRefusal
 from interceptor.identity.certificates import fingerprint
 from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.telemetry.expiry import AuthorityExpiry
@@ -93,6 +94,12 @@ class Follower:
         """Why the authority does not answer, None when it does."""
         trust = self.trust.last_error if self.trust else None
         return trust or self.reporter.last_error
+
+    @property
+    def refusal(self) -> str | None:
+        """What the authority has against this node, so that nothing reaches it until somebody acts; None if nothing."""
+        failures = (self.trust.last_failure if self.trust else None, self.reporter.last_failure)
+        return next((str(each) for each in failures if isinstance(each, AuthorityRefusal)), None)
 
     async def open(self) -> None:
         """Find the way to the authority, and believe what it says."""

@@ -29,7 +29,7 @@ def problems_of(node: Node, enrolled: Enrolled) -> list[str]:
 
 
 def authority_problems(node: Node) -> list[str]:
-    """What of the node's own certificate and of the authorities above is past three quarters of its life."""
+    """What of the node's own certificate and of the authorities above is past three quarters of its life, and a refusal."""
     now, found = wall_clock(), []
     own = node.credentials.node
     if own is not None and own.certificate is not None:
@@ -37,6 +37,8 @@ def authority_problems(node: Node) -> list[str]:
         if is_late(svid.issued_at, svid.not_after, now):
             why = own.last_error or "no renewal was tried yet"
             found.append(f"the node's own certificate, until {utc(svid.not_after)}, was not renewed: {why}")
+    if node.follower.refusal is not None:
+        found.append(f"the authority refuses this node: {node.follower.refusal}")
     intermediates = {each for svid in node.credentials.svids() for each in svid.chain[1:]}
     for kind, remedy, authorities in (
         ("intermediate", "put the root key back, or 'interceptor ca rotate intermediate'", intermediates),

@@ -99,7 +99,8 @@ def status(session: Session, output: str) -> None:
 
     \b
     Not well is also a certificate, of a workload, of the node or of the authority, that
-    is past three quarters of its life and was not renewed.
+    is past three quarters of its life and was not renewed, and an authority that refuses
+    this node, as after it was removed or another joined with its name.
 
     \b
     Examples:

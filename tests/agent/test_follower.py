@@ -18,7 +18,7 @@ from interceptor.authority.reports import NodeReport, RegisteredWorkload
 from interceptor.config import Config
 from interceptor.credentials import Credentials
 from interceptor.enrolment.registry import Registry
-from interceptor.errors import AuthorityRefusal
+from interceptor.errors import AuthorityError, AuthorityRefusal, AuthorityUnavailable
 from interceptor.identity.authority import Authority
 from interceptor.identity.revocation import Revocation, RevocationKind, RevocationList
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
@@ -65,6 +65,7 @@ class World:
         self.link = Link(self)
         self.renewals = 0
         self.refusal: AuthorityRefusal | None = None
+        self.unheard: AuthorityError | None = None
         self.registry = Snapshot(Registry.empty().with_workload(WEB))
         config = Config(node="Node_A", trust_domain=DOMAIN, mesh_cidrs=(ip_network("10.1.0.0/16"),))
         self.lifetime = config.certificates.lifetime
@@ -101,6 +102,8 @@ class World:
         return self.workloads.value
 
     async def report(self, report: NodeReport) -> None:
+        if self.unheard is not None:
+            raise self.unheard
         self.reports.append(report)
 
     # The enroller, and the observer of the credentials.
@@ -227,3 +230,17 @@ async def test_age_of_what_is_believed_is_known_and_small_while_the_authority_an
     assert age is not None
     assert age < 40
     assert world.follower.last_error is None
+
+
+async def test_refusal_of_the_node_is_told_from_an_outage_and_ends_with_it(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.unheard = AuthorityUnavailable("nobody listens")
+    await trio.sleep(60)
+    assert (world.follower.refusal, world.follower.last_error) == (None, "nobody listens")
+    world.unheard = AuthorityRefusal("node_not_authorised", "it was removed")
+    await trio.sleep(60)
+    assert world.follower.refusal == "node_not_authorised: it was removed"
+    world.unheard = None
+    await trio.sleep(60)
+    assert world.follower.refusal is None
