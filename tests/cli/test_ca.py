@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import socket
@@ -310,6 +311,17 @@ def test_alias_is_shown_until_it_is_taken_back(authority: Authority) -> None:
     assert authority.data("status")["aliases"] == ["older.example"]
     assert "old.example is no alias" in authority.refused("unalias", "old.example")
     assert "alias" in authority.refused("alias", "prod.example")
+
+
+def test_command_that_holds_private_keys_leaves_no_core_file(tmp_path: Path) -> None:
+    get_dumpable, set_dumpable = 3, 4
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(set_dumpable, 1, 0, 0, 0) == 0
+    try:
+        Authority(tmp_path / "authority").ok("init")
+        assert prctl(get_dumpable, 0, 0, 0, 0) == 0
+    finally:
+        prctl(set_dumpable, 1, 0, 0, 0)
 
 
 def test_passphrase_from_a_file_encrypts_the_keys_and_opens_them(tmp_path: Path) -> None:
