@@ -53,6 +53,18 @@ def authority_problems(node: Node) -> list[str]:
     return found
 
 
+def revocation_of(enrolled: Enrolled) -> str | None:
+    """Why nobody believes the certificate that a workload uses; None when it is not revoked, or there is none."""
+    contexts = enrolled.proxy.context.tls.value
+    if contexts is None:
+        return None
+    try:
+        contexts.bundles.require_not_revoked(contexts.svid.spiffe_id, serial_numbers(contexts.svid.chain))
+    except PeerRejected as error:
+        return str(error)
+    return None
+
+
 def _capture_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
     if not is_attached(node.config.paths.bpf_dir):
         yield "the capture programs are not attached: restart the agent"
@@ -79,7 +91,5 @@ def _certificate_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
         status = node.credentials.status(enrolled.workload.key)
         why = status.last_error if status and status.last_error else "see 'interceptor certificates'"
         yield f"its certificate is past three quarters of its life and was not renewed: {why}"
-    try:
-        contexts.bundles.require_not_revoked(svid.spiffe_id, serial_numbers(svid.chain))
-    except PeerRejected as error:
-        yield f"all its connections are refused: {error}"
+    if (revocation := revocation_of(enrolled)) is not None:
+        yield f"all its connections are refused: {revocation}"

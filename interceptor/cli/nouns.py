@@ -72,8 +72,8 @@ def certificates(session: Session, output: str) -> None:
 
     \b
     Each is renewed, with a new key, when half to three fifths of its life have passed.
-    STATE is valid, late (three quarters have passed, and it was not renewed), expired or
-    missing; below the table stands what went wrong last. LEFT is what remains of the life.
+    STATE is valid, late (three quarters have passed, and it was not renewed), expired,
+    revoked or missing; below the table stands what went wrong last. LEFT is what remains of the life.
     SERIAL shows the last eight digits, -o json all of them. No key is ever shown.
 
     \b

@@ -78,8 +78,11 @@ def test_revocation_at_the_embedded_authority_resets_both_ends_within_seconds_an
     assert status.status == 1
     assert "laptop was stolen" in status.stdout
     assert node.status()["authority"]["revocations"] == 1
+    assert node.certificate(client)["state"] == "revoked"
+    assert node.certificate(other)["state"] == "valid"
     node.cli("ca", "unrevoke", client.identity).check()
     wait_until(lambda: node.status()["state"] == "ready", "the identity is believed again", 5)
+    assert node.certificate(client)["state"] == "valid"
     with connected(client, server) as (near, far):
         exchange(near, far)
 
