@@ -313,6 +313,13 @@ def test_alias_is_shown_until_it_is_taken_back(authority: Authority) -> None:
     assert "alias" in authority.refused("alias", "prod.example")
 
 
+def test_directory_that_is_not_there_is_told_with_what_makes_an_authority(tmp_path: Path) -> None:
+    for directory in (tmp_path / "none", tmp_path / "none" / "deeper"):
+        said = Authority(directory).refused("status")
+        assert f"there is no authority in {directory}" in said
+        assert "'interceptor ca init'" in said
+
+
 def test_command_that_holds_private_keys_leaves_no_core_file(tmp_path: Path) -> None:
     get_dumpable, set_dumpable = 3, 4
     prctl = ctypes.CDLL(None).prctl
