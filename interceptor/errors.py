@@ -70,6 +70,14 @@ class AuthorityUnavailable(AuthorityError):  # noqa: N818 -- a state of the auth
     """The certificate authority cannot be reached or cannot answer now: the same may work later."""
 
 
+class AuthorityRefusal(AuthorityError):  # noqa: N818 -- a verdict on the request, and expected
+    """The authority said no; `code` is its word for why (`authority/refusal.py`)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
 class PeerRejected(InterceptorError):  # noqa: N818 -- a verdict on the peer, and expected
     """The other end of a TLS connection has not proven an identity that we accept.
 

@@ -21,8 +21,7 @@ from interceptor.agent.listeners import open_listeners, steering_slots
 from interceptor.agent.reference import end_processes
 from interceptor.agent.state import EnrolledState
 from interceptor.agent.workload_context import workload_context
-from interceptor.authority_client import AuthorityRefusal
-from interceptor.errors import EnrolmentError, InterceptorError
+from interceptor.errors import AuthorityRefusal, EnrolmentError, InterceptorError
 from interceptor.identity.spiffe_id import SpiffeId, validate_name
 from interceptor.identity.trust_bundle import TrustBundles
 from interceptor.kernel import netlink

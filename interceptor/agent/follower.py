@@ -17,7 +17,9 @@ from interceptor.authority.reports import MAX_ADDRESSES, NodeReport, RegisteredW
 from interceptor.credentials.issuers import roots_of
 from interceptor.credentials.renewal import LONGEST_PAUSE_SHARE
 from interceptor.credentials.rotation_watch import RotationWatch
+from interceptor.errors import AuthorityRefusal
 from interceptor.identity.certificates import fingerprint
+from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.telemetry.expiry import AuthorityExpiry
 
 if TYPE_CHECKING:
@@ -93,6 +95,12 @@ class Follower:
         trust = self.trust.last_error if self.trust else None
         return trust or self.reporter.last_error
 
+    @property
+    def refusal(self) -> str | None:
+        """What the authority has against this node, so that nothing reaches it until somebody acts; None if nothing."""
+        failures = (self.trust.last_failure if self.trust else None, self.reporter.last_failure)
+        return next((str(each) for each in failures if isinstance(each, AuthorityRefusal)), None)
+
     async def open(self) -> None:
         """Find the way to the authority, and believe what it says."""
         await self._believe(await self.access.open())
@@ -138,11 +146,14 @@ class Follower:
 
     async def _believe(self, document: TrustDocument) -> None:
         bundles = document.trust_bundles()
+        before = () if self.document is None else self.document.revoked.entries
         await self._enroller.believe(bundles)
         self.document = document  # only now is it reported: the authority issues from a new root soon after
         self._credentials.bring_forward(
-            lambda svid: bundles.revoked.find("", (svid.serial_number,)) is not None, timedelta(0)
+            lambda svid: bundles.revoked.find("", serial_numbers(svid.chain)) is not None, timedelta(0)
         )
+        if {entry.value for entry in before} - {entry.value for entry in document.revoked.entries}:
+            self._credentials.try_again(self._return_spread)  # what was refused may be granted now
         self._show_authorities()
         self.access.keep(document)
         self.reporter.changed()

@@ -29,7 +29,7 @@ def problems_of(node: Node, enrolled: Enrolled) -> list[str]:
 
 
 def authority_problems(node: Node) -> list[str]:
-    """What of the node's own certificate and of the authorities above is past three quarters of its life."""
+    """What of the node's own certificate and of the authorities above is past three quarters of its life, and a refusal."""
     now, found = wall_clock(), []
     own = node.credentials.node
     if own is not None and own.certificate is not None:
@@ -37,6 +37,8 @@ def authority_problems(node: Node) -> list[str]:
         if is_late(svid.issued_at, svid.not_after, now):
             why = own.last_error or "no renewal was tried yet"
             found.append(f"the node's own certificate, until {utc(svid.not_after)}, was not renewed: {why}")
+    if node.follower.refusal is not None:
+        found.append(f"the authority refuses this node: {node.follower.refusal}")
     intermediates = {each for svid in node.credentials.svids() for each in svid.chain[1:]}
     for kind, remedy, authorities in (
         ("intermediate", "put the root key back, or 'interceptor ca rotate intermediate'", intermediates),
@@ -49,6 +51,18 @@ def authority_problems(node: Node) -> list[str]:
             if is_late(each.not_valid_before_utc, each.not_valid_after_utc, now)
         ]
     return found
+
+
+def revocation_of(enrolled: Enrolled) -> str | None:
+    """Why nobody believes the certificate that a workload uses; None when it is not revoked, or there is none."""
+    contexts = enrolled.proxy.context.tls.value
+    if contexts is None:
+        return None
+    try:
+        contexts.bundles.require_not_revoked(contexts.svid.spiffe_id, serial_numbers(contexts.svid.chain))
+    except PeerRejected as error:
+        return str(error)
+    return None
 
 
 def _capture_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
@@ -66,7 +80,9 @@ def _capture_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
 def _certificate_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
     contexts = enrolled.proxy.context.tls.value
     if contexts is None:
-        yield "it has no certificate: see 'interceptor certificates'"
+        status = node.credentials.status(enrolled.workload.key)
+        why = status.last_error if status and status.last_error else "see 'interceptor certificates'"
+        yield f"it has no certificate: {why}"
         return
     svid, now = contexts.svid, wall_clock()
     if svid.not_after <= now:
@@ -75,7 +91,5 @@ def _certificate_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
         status = node.credentials.status(enrolled.workload.key)
         why = status.last_error if status and status.last_error else "see 'interceptor certificates'"
         yield f"its certificate is past three quarters of its life and was not renewed: {why}"
-    try:
-        contexts.bundles.require_not_revoked(svid.spiffe_id, serial_numbers(svid.chain))
-    except PeerRejected as error:
-        yield f"all its connections are refused: {error}"
+    if (revocation := revocation_of(enrolled)) is not None:
+        yield f"all its connections are refused: {revocation}"

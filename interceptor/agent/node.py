@@ -147,7 +147,7 @@ class Node:
         missing += [
             f"no certificate for {enrolled.workload.key}"
             for enrolled in self.enroller.enrolled
-            if enrolled.proxy.context.tls.value is None
+            if enrolled.proxy.context.tls.value is None and not self._is_refused(enrolled)
         ]
         return missing
 
@@ -176,10 +176,17 @@ class Node:
         now, found = wall_clock(), []
         for enrolled in self.enroller.enrolled:
             status = self.credentials.status(enrolled.workload.key)
-            if status is not None and certificate_state(status.svid, now) == state:
+            if status is None or status.is_refused:
+                continue
+            if certificate_state(status.svid, now) == state:
                 error = f": {status.last_error}" if status.last_error else ""
                 found.append(f"certificate of {enrolled.workload.key} is {state}{error}")
         return found
+
+    def _is_refused(self, enrolled: Enrolled) -> bool:
+        """Whether the authority lets one workload have no certificate: that is its own problem, and not the node's."""
+        status = self.credentials.status(enrolled.workload.key)
+        return status is not None and status.is_refused
 
     async def _open_metrics(self) -> trio.SocketListener:
         address = self.config.metrics_address

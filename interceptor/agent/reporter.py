@@ -37,7 +37,11 @@ class Reporter:
         self._send = send
         self._on_sent = on_sent
         self._changed = trio.Event()
-        self.last_error: str | None = None
+        self.last_failure: InterceptorError | None = None
+
+    @property
+    def last_error(self) -> str | None:
+        return None if self.last_failure is None else str(self.last_failure)
 
     def changed(self) -> None:
         """Something that is reported may have changed."""
@@ -61,11 +65,11 @@ class Reporter:
             except InterceptorError as error:
                 if str(error) != self.last_error:
                     log.warning("the authority does not take this node's report: %s", error)
-                self.last_error = str(error)
+                self.last_failure = error
                 pause = min(backoff(attempt, _randomness.random()).total_seconds(), EVERY_SECONDS)
                 attempt += 1
             else:
-                attempt, self.last_error, pause = 0, None, EVERY_SECONDS
+                attempt, self.last_failure, pause = 0, None, EVERY_SECONDS
                 self._on_sent()
             with trio.move_on_after(pause):
                 await self._changed.wait()

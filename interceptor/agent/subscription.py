@@ -32,7 +32,7 @@ class Subscription(Generic[T, K]):
     """One thing that is followed.
 
     heard_at    when the authority last answered, in seconds of trio's clock; None before that
-    last_error  why the last question was not answered, None when it was
+    last_failure, last_error   why the last question was not answered, None when it was
     """
 
     def __init__(
@@ -55,7 +55,11 @@ class Subscription(Generic[T, K]):
         self._longest_pause = longest_pause
         self._on_return = on_return
         self.heard_at: float | None = None
-        self.last_error: str | None = None
+        self.last_failure: InterceptorError | None = None
+
+    @property
+    def last_error(self) -> str | None:
+        return None if self.last_failure is None else str(self.last_failure)
 
     def confirm(self) -> None:
         """The authority has answered another question: unless this one has failed, what is known is current."""
@@ -67,12 +71,13 @@ class Subscription(Generic[T, K]):
         attempt = 0
         while True:
             try:
-                found = await self._fetch(self._known)
+                # After a failure the answer is wanted at once, news or not: only then do we know that it is over.
+                found = await self._fetch(self._known if self.last_error is None else None)
                 await self._take(found)
             except InterceptorError as error:
                 if str(error) != self.last_error:
                     log.warning("%s stays as it is: %s", self._what, error)
-                self.last_error = str(error)
+                self.last_failure = error
                 pause = min(backoff(attempt, _randomness.random()), self._longest_pause)
                 attempt += 1
                 await trio.sleep(pause.total_seconds())
@@ -84,7 +89,7 @@ class Subscription(Generic[T, K]):
         if key != self._known:
             await self._adopt(found)
             self._known = key
-        was_away, self.last_error = self.last_error is not None, None
+        was_away, self.last_failure = self.last_failure is not None, None
         self.heard_at = trio.current_time()
         if was_away:
             log.info("%s: the authority is back", self._what)

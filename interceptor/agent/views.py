@@ -10,7 +10,7 @@ import trio
 from interceptor import __version__
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.explain import explain, explain_connection
-from interceptor.agent.health import authority_problems, problems_of
+from interceptor.agent.health import authority_problems, problems_of, revocation_of
 from interceptor.credentials import certificate_state
 from interceptor.errors import UsageError
 from interceptor.identity.rotation import remaining_fraction
@@ -184,6 +184,7 @@ class Views:
             "namespace": key.namespace,
             "identity": str(enrolled.workload.identity),
             **_svid(status),
+            **({"state": "revoked"} if revocation_of(enrolled) is not None else {}),
             "renew_at": status.renew_at.isoformat() if status and status.renew_at else None,
             "issued": status.renewals if status else 0,
             "last_error": status.last_error if status else None,

@@ -100,7 +100,7 @@ class ReplayWindow:
         # A request is acceptable until `at` + 60 s, and `at` is at most 60 s after it was seen.
         while self._seen:
             key, seen_at = next(iter(self._seen.items()))
-            if now - seen_at <= 2 * MAX_SKEW:
+            if abs(now - seen_at) <= 2 * MAX_SKEW:  # or else a clock that is set back would fill the window
                 return
             del self._seen[key]
             self._count[key[0]] -= 1

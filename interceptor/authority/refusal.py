@@ -1,6 +1,7 @@
 """The closed set of refusals: the same word reaches the node's operator, the audit line and the test."""
 
 from enum import StrEnum
+from typing import Final
 
 from interceptor.errors import InterceptorError
 
@@ -128,6 +129,12 @@ class Code(StrEnum):
         503,
         "the authority cannot issue now; its log and 'interceptor ca status' there say why",
     )
+
+
+# What may be answered otherwise when it is asked again.
+PASSING: Final = frozenset({Code.RATE_LIMITED, Code.AUTHORITY_UNAVAILABLE, Code.CLOCK_SKEW})
+# What is about one workload and says nothing of its node.
+OF_IDENTITY: Final = frozenset({Code.IDENTITY_NOT_ON_NODE, Code.IDENTITY_REVOKED})
 
 
 class Refused(InterceptorError):  # noqa: N818 -- a verdict on the request, and expected

@@ -6,7 +6,7 @@ connection  one of them
 recognise   who answers: the right authority, a wrong one, or one with another clock
 """
 
-from interceptor.authority_client.channel import AuthorityRefusal
 from interceptor.authority_client.client import AuthorityClient
+from interceptor.errors import AuthorityRefusal
 
 __all__ = ["AuthorityClient", "AuthorityRefusal"]

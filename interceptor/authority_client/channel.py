@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from interceptor.authority.documents import ErrorBody
-from interceptor.authority.refusal import Code
+from interceptor.authority.refusal import PASSING
 from interceptor.authority_client.connection import connect
 from interceptor.authority_client.recognise import require_authority
-from interceptor.errors import AuthorityError, AuthorityUnavailable, InvalidInput, PeerRejected
+from interceptor.errors import (
+    AuthorityError,
+    AuthorityRefusal,
+    AuthorityUnavailable,
+    InvalidInput,
+    PeerRejected,
+)
 from interceptor.transport.infrastructure_tls import node_context
 
 if TYPE_CHECKING:
@@ -30,15 +36,6 @@ MAX_ANSWER_BYTES = 64 * 1024
 MAX_IDLE_CONNECTIONS = 8
 IDLE_SECONDS = 60.0  # the service closes after 120
 _OK, _NOT_MODIFIED = 200, 304
-_LATER = {Code.RATE_LIMITED, Code.AUTHORITY_UNAVAILABLE, Code.CLOCK_SKEW}
-
-
-class AuthorityRefusal(AuthorityError):  # noqa: N818 -- a verdict on the request, and expected
-    """The authority said no; `code` is its word for why (`authority/refusal.py`)."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +156,7 @@ def _content(answer: Answer) -> bytes | None:
         error = ErrorBody.from_json(answer.body)
     except InvalidInput:
         raise AuthorityUnavailable(f"the authority answered with HTTP status {answer.status}") from None
-    if error.known_code in _LATER:
+    if error.known_code in PASSING:
         raise AuthorityUnavailable(f"{error.code}: {error.message}")
     raise AuthorityRefusal(error.code, error.message)
 

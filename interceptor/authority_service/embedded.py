@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from interceptor.authority.refusal import Refused
+from interceptor.authority.refusal import PASSING, Refused
 from interceptor.authority_service.audit import Attempt
-from interceptor.errors import AuthorityError
+from interceptor.errors import AuthorityError, AuthorityRefusal, AuthorityUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ class EmbeddedAuthority:
             return self._desk.issue_here(attempt, request, spiffe_id, lifetime)
         except Refused as refused:
             self._desk.audit.refused(attempt, refused)
-            raise AuthorityError(str(refused)) from None
+            raise _as_a_node_hears_it(refused) from None
 
     async def trust(self, known: str | None) -> TrustDocument:
         """The trust document, once it has another hash than the known one."""
@@ -59,12 +59,18 @@ class EmbeddedAuthority:
             await self._desk.report_here(self._node, report)
         except Refused as refused:
             self._desk.audit.refused(attempt, refused)
-            raise AuthorityError(str(refused)) from None
+            raise _as_a_node_hears_it(refused) from None
 
     async def _wait(self, wanted: Callable[[View], bool]) -> View:
         try:
             view = await self._desk.views.wait_until(wanted, math.inf)
         except Refused as refused:
-            raise AuthorityError(str(refused)) from None
+            raise _as_a_node_hears_it(refused) from None
         assert view is not None, "without a time limit it waits until there is one"
         return view
+
+
+def _as_a_node_hears_it(refused: Refused) -> AuthorityError:
+    if refused.code in PASSING:
+        return AuthorityUnavailable(str(refused))
+    return AuthorityRefusal(refused.code.value, refused.message)

@@ -10,10 +10,10 @@ from interceptor.authority_store.registry_rows import raise_registry_version
 from interceptor.authority_store.rows import compose_trust_document, read_head, read_revocations
 from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.revocation import Revocation, RevocationKind
-from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.identity.spiffe_id import SCHEME, TrustDomain
 from interceptor.identity.strict_json import instant_text
-from interceptor.identity.trust_bundle import TrustBundle
-from interceptor.identity.trust_document import MAX_TRUST_DOCUMENT_BYTES
+from interceptor.identity.trust_bundle import TrustBundle, serial_numbers
+from interceptor.identity.trust_document import MAX_TRUST_DOCUMENT_BYTES, TrustDocument
 
 
 class Beliefs(StoreBase):
@@ -22,10 +22,15 @@ class Beliefs(StoreBase):
     def revoke(self, kind: RevocationKind, value: str, why: str, now: datetime) -> None:
         """Let nobody believe an identity, certificate or node any more; what was revoked before stays as it was.
 
-        Raises InvalidInput for a value that is not of its kind, and more revocations than nodes could be sent.
+        Raises InvalidInput for a value that is not of its kind, an identity that nobody believes anyway, whoever
+        issues now, and more revocations than nodes could be sent.
         """
         Revocation(kind, value, now, why)
         with self._believing() as connection:
+            if kind is RevocationKind.SERIAL:
+                self._require_not_issuing(connection, value)
+            else:
+                _require_believed(compose_trust_document(connection, read_head(connection)), value)
             connection.execute(
                 "INSERT INTO revocations (value, kind, revoked_at, why) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (value, kind.value, instant_text(now), why),
@@ -79,6 +84,18 @@ class Beliefs(StoreBase):
                 "INSERT INTO aliases (trust_domain) VALUES (?)", [(alias.name,) for alias in aliases]
             )
 
+    def _require_not_issuing(self, connection: sqlite3.Connection, serial: str) -> None:
+        root, intermediate = self.issuers.certificates(read_head(connection).rotation.active)
+        for certificate, name, remedy in (
+            (intermediate, "intermediate", "rotate intermediate"),
+            (root, "root", "rotate prepare"),
+        ):
+            if serial_numbers((certificate,)) == (serial,):
+                raise InvalidInput(
+                    f"{serial} is the {name} that issues now, every certificate would be refused: replace it first, "
+                    f"with 'interceptor ca {remedy}'"
+                )
+
     @contextmanager
     def _believing(self) -> Iterator[sqlite3.Connection]:
         """A change of the trust document that nodes can be sent, or none at all."""
@@ -91,3 +108,12 @@ class Beliefs(StoreBase):
                     f"trust document would have {size} bytes, at most {MAX_TRUST_DOCUMENT_BYTES} can be sent: take back "
                     "revocations of certificates that have ended"
                 )
+
+
+def _require_believed(document: TrustDocument, value: str) -> None:
+    """InvalidInput for the identity of a trust domain that is neither ours, nor federated, nor an alias."""
+    named = value.removeprefix(SCHEME).partition("/")[0]
+    if named not in {domain.name for domain in (*document.trust_bundles().bundles, *document.aliases)}:
+        raise InvalidInput(
+            f"{value} is of trust domain {named}, which nobody believes: compare it with 'interceptor ca status'"
+        )

@@ -71,6 +71,13 @@ def load_issuer(home: PrivateDirectory, trust_domain: TrustDomain, passphrase: b
         raise unusable(home.path, str(error)) from None
 
 
+def read_certificates(
+    home: PrivateDirectory, trust_domain: TrustDomain
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """Root and intermediate, for which no passphrase is needed; raises StateError."""
+    return _read_bundle(home, trust_domain).roots[0], _read_certificate(home, INTERMEDIATE_CERTIFICATE)
+
+
 def check_times(path: Path, issuer: Authority, now: datetime) -> None:
     """Raise StateError if the issuer cannot issue at `now`, and nothing that we can do changes it."""
     root = issuer.root
@@ -135,8 +142,13 @@ def _read_key(home: PrivateDirectory, name: str, passphrase: bytes | None) -> ec
         raise StateError(
             f"{home.path / name} is encrypted: give the passphrase with --passphrase-file of 'interceptor ca'"
         )
+    if not encrypted and passphrase is not None:
+        # Keys that we made would be encrypted beside it, and a service that has no passphrase could not issue by them.
+        raise StateError(
+            f"{home.path / name} is not encrypted: leave --passphrase-file and $INTERCEPTOR_CA_PASSPHRASE_FILE away"
+        )
     try:
-        key = load_pem_private_key(data, password=passphrase if encrypted else None)
+        key = load_pem_private_key(data, password=passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         what = ", or the passphrase is another" if encrypted else ", it is not a PEM private key"
         raise unusable(home.path, f"{name} is corrupt{what}") from None

@@ -12,11 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+
 from interceptor.authority.rotation import RotationState
 from interceptor.authority_store.issuer_files import (
     check_times,
     issuer_files,
     load_issuer,
+    read_certificates,
     renew_intermediate,
     unusable,
 )
@@ -75,6 +78,11 @@ class Issuers:
             if issuer.root_key is None or not issuer.needs_intermediate(now):
                 return issuer
             return renew_intermediate(home, issuer, now, self._passphrase)
+
+    def certificates(self, root_fingerprint: str) -> tuple[x509.Certificate, x509.Certificate]:
+        """Root and intermediate of an issuer; its keys are not looked at."""
+        with self._opened() as issuers, self._issuer(issuers, root_fingerprint) as home:
+            return read_certificates(home, self._trust_domain)
 
     def renew(self, root_fingerprint: str, now: datetime) -> Authority:
         """Renew an intermediate although it is not due; raises AuthorityError without the root key."""

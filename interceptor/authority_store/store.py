@@ -4,6 +4,7 @@
 Services, agents and commands may have it open at the same time. Methods are safe to call from any thread, and block.
 """
 
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -52,6 +53,12 @@ class AuthorityStore(Membership, Beliefs, Rotating):
 
         With `now`, whoever issues is loaded at once, so that what is wrong with it shows; else when it is needed. Raises StateError for whatever else is found there: one line that says which file and what to do.
         """
+        with system_errors(directory):
+            if not os.path.lexists(directory):
+                raise StateError(
+                    f"there is no authority in {directory}: make one with 'interceptor ca init', or say with --dir where "
+                    "it is"
+                )
         with (
             system_errors(directory),
             PrivateDirectory.opened(directory.parent) as parent,

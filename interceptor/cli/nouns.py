@@ -72,9 +72,9 @@ def certificates(session: Session, output: str) -> None:
 
     \b
     Each is renewed, with a new key, when half to three fifths of its life have passed.
-    STATE is valid, late (three quarters have passed, and it was not renewed), expired or
-    missing; below the table stands what went wrong last. LEFT is what remains of the life.
-    SERIAL shows the last eight digits. No key is ever shown.
+    STATE is valid, late (three quarters have passed, and it was not renewed), expired,
+    revoked or missing; below the table stands what went wrong last. LEFT is what remains of the life.
+    SERIAL shows the last eight digits, -o json all of them. No key is ever shown.
 
     \b
     Examples:
@@ -99,7 +99,8 @@ def status(session: Session, output: str) -> None:
 
     \b
     Not well is also a certificate, of a workload, of the node or of the authority, that
-    is past three quarters of its life and was not renewed.
+    is past three quarters of its life and was not renewed, and an authority that refuses
+    this node, as after it was removed or another joined with its name.
 
     \b
     Examples:

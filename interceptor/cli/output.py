@@ -40,6 +40,7 @@ _COLOURS = {
     "pending": "red",
     "missing": "red",
     "expired": "red",
+    "revoked": "red",
     "failure": "red",
     "denial": "red",
     "no": "red",

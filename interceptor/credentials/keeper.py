@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from interceptor.authority.refusal import OF_IDENTITY
 from interceptor.credentials.renewal import Renewal
 from interceptor.credentials.signing_queue import SigningQueue
+from interceptor.errors import AuthorityRefusal, InterceptorError
 from interceptor.identity.rotation import is_late
 from interceptor.identity.signing_request import create_private_key, create_signing_request
 from interceptor.identity.svid import NodeSvid, X509Svid
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from interceptor.credentials.link import Signer
-    from interceptor.errors import InterceptorError
     from interceptor.identity.spiffe_id import SpiffeId
     from interceptor.workload import Workload, WorkloadKey
 
@@ -40,6 +41,11 @@ class CredentialStatus:
     renewals: int
     last_error: str | None
     last_failure: InterceptorError | None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the authority says that this workload may not have its identity: no fault of the node's."""
+        return isinstance(self.last_failure, AuthorityRefusal) and self.last_failure.code in OF_IDENTITY
 
 
 def certificate_state(svid: X509Svid | NodeSvid | None, now: datetime) -> str:

@@ -16,6 +16,7 @@ from interceptor.identity.strict_json import Fields, Json, instant_text
 MAX_REVOCATIONS: Final = 10_000
 MAX_WHY: Final = 200  # characters
 _MAX_VALUE: Final = 2048
+_MIN_SERIAL_DIGITS: Final = 16  # 64 random bits (CA/Browser Forum, 7.1); ours have 159
 _SERIAL = re.compile(r"[1-9a-f][0-9a-f]{0,39}")  # RFC 5280, 4.1.2.2: at most 20 octets
 
 
@@ -85,6 +86,15 @@ def revocation_target(text: str) -> tuple[RevocationKind, str]:
     if not _SERIAL.fullmatch(serial):
         raise InvalidInput(f"{quoted(text)} is neither a SPIFFE ID nor a serial number in hexadecimal")
     return RevocationKind.SERIAL, serial
+
+
+def require_whole(kind: RevocationKind, value: str) -> None:
+    """Raise InvalidInput for a serial number cut short, as tables show it: it would revoke nothing, or a stranger."""
+    if kind is RevocationKind.SERIAL and len(value) < _MIN_SERIAL_DIGITS:
+        raise InvalidInput(
+            f"{value} is only the end of a serial number, nothing would be revoked: 'interceptor certificates -o json' "
+            "and audit.jsonl of the authority show the whole"
+        )
 
 
 @dataclass(frozen=True, slots=True)

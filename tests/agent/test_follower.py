@@ -18,6 +18,7 @@ from interceptor.authority.reports import NodeReport, RegisteredWorkload
 from interceptor.config import Config
 from interceptor.credentials import Credentials
 from interceptor.enrolment.registry import Registry
+from interceptor.errors import AuthorityError, AuthorityRefusal, AuthorityUnavailable
 from interceptor.identity.authority import Authority
 from interceptor.identity.revocation import Revocation, RevocationKind, RevocationList
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
@@ -63,6 +64,8 @@ class World:
         self.may_believe.set()
         self.link = Link(self)
         self.renewals = 0
+        self.refusal: AuthorityRefusal | None = None
+        self.unheard: AuthorityError | None = None
         self.registry = Snapshot(Registry.empty().with_workload(WEB))
         config = Config(node="Node_A", trust_domain=DOMAIN, mesh_cidrs=(ip_network("10.1.0.0/16"),))
         self.lifetime = config.certificates.lifetime
@@ -84,6 +87,8 @@ class World:
     async def sign(
         self, request: x509.CertificateSigningRequest, spiffe_id: SpiffeId, lifetime: timedelta
     ) -> tuple[x509.Certificate, ...]:
+        if self.refusal is not None:
+            raise self.refusal
         return AUTHORITY.sign(request, spiffe_id, lifetime, datetime.now(UTC))
 
     async def trust(self, known: str | None) -> TrustDocument:
@@ -97,6 +102,8 @@ class World:
         return self.workloads.value
 
     async def report(self, report: NodeReport) -> None:
+        if self.unheard is not None:
+            raise self.unheard
         self.reports.append(report)
 
     # The enroller, and the observer of the credentials.
@@ -109,7 +116,7 @@ class World:
         self.renewals += 1
 
     def renewal_failed(self, workload: Workload, error: str) -> None:
-        raise AssertionError(error)
+        assert self.refusal is not None, error
 
 
 class Link:
@@ -186,6 +193,35 @@ async def test_certificate_that_is_revoked_is_replaced_at_once(
     assert next(world.credentials.svids()).serial_number != svid.serial_number
 
 
+async def test_certificates_below_an_intermediate_that_is_revoked_are_replaced_at_once(
+    world: World, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(world.credentials.keep_fresh, WEB, lambda _: None)
+    await trio.sleep(1)
+    (svid,) = world.credentials.svids()
+    entry = Revocation(RevocationKind.SERIAL, f"{svid.chain[1].serial_number:x}", datetime.now(UTC), "copied")
+    world.document.replace(replace(FIRST, revoked=RevocationList((entry,))))
+    await trio.sleep(1)
+    assert world.renewals == 2
+
+
+async def test_identity_that_is_no_longer_revoked_is_asked_for_again_soon(
+    world: World, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    world.refusal = AuthorityRefusal("identity_revoked", "it was stolen")
+    entry = Revocation(RevocationKind.IDENTITY, str(WEB.identity), datetime.now(UTC), "stolen")
+    world.document.replace(replace(FIRST, revoked=RevocationList((entry,))))
+    nursery.start_soon(world.credentials.keep_fresh, WEB, lambda _: None)
+    await trio.sleep(3600)
+    status = world.credentials.status(WEB.key)
+    assert status is not None
+    assert status.is_refused
+    world.refusal = None
+    world.document.replace(FIRST)
+    await trio.sleep(11)
+    assert world.renewals == 1
+
+
 async def test_age_of_what_is_believed_is_known_and_small_while_the_authority_answers(
     world: World, autojump_clock: MockClock
 ) -> None:
@@ -194,3 +230,17 @@ async def test_age_of_what_is_believed_is_known_and_small_while_the_authority_an
     assert age is not None
     assert age < 40
     assert world.follower.last_error is None
+
+
+async def test_refusal_of_the_node_is_told_from_an_outage_and_ends_with_it(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.unheard = AuthorityUnavailable("nobody listens")
+    await trio.sleep(60)
+    assert (world.follower.refusal, world.follower.last_error) == (None, "nobody listens")
+    world.unheard = AuthorityRefusal("node_not_authorised", "it was removed")
+    await trio.sleep(60)
+    assert world.follower.refusal == "node_not_authorised: it was removed"
+    world.unheard = None
+    await trio.sleep(60)
+    assert world.follower.refusal is None

@@ -29,12 +29,16 @@ def svid(authority: Authority, *, made: timedelta) -> NodeSvid:
 
 
 def node(
-    *svids: NodeSvid, roots: tuple[x509.Certificate, ...] = (), own: NodeSvid | None = None, error: str = ""
+    *svids: NodeSvid,
+    roots: tuple[x509.Certificate, ...] = (),
+    own: NodeSvid | None = None,
+    error: str = "",
+    refusal: str | None = None,
 ) -> Any:
     renewal = None if own is None else SimpleNamespace(certificate=own, last_error=error or None)
     return SimpleNamespace(
         credentials=SimpleNamespace(node=renewal, svids=lambda: iter(svids)),
-        follower=SimpleNamespace(own_roots=lambda: roots),
+        follower=SimpleNamespace(own_roots=lambda: roots, refusal=refusal),
     )
 
 
@@ -47,6 +51,12 @@ def test_authorities_that_are_well_are_no_problem() -> None:
     good = svid(young, made=timedelta(minutes=1))
     assert authority_problems(node(good, roots=(young.root,), own=good)) == []
     assert authority_problems(node()) == []
+
+
+def test_node_that_its_authority_refuses_is_a_problem_with_the_reason() -> None:
+    assert authority_problems(node(refusal="node_not_authorised: it was removed")) == [
+        "the authority refuses this node: node_not_authorised: it was removed"
+    ]
 
 
 def test_intermediate_past_three_quarters_of_its_life_is_a_problem_with_a_remedy() -> None:

@@ -91,6 +91,22 @@ async def test_outage_keeps_what_is_known_and_is_over_within_seconds(
     ]
 
 
+async def test_outage_is_over_although_there_is_no_news(kept: Kept, autojump_clock: MockClock) -> None:
+    """Else it would be shown, and the value grow older, until the next change: for months, perhaps."""
+    kept.set(away="nobody listens")
+    await trio.sleep(600)
+    kept.set(away=None)
+    await trio.sleep(LONGEST_PAUSE.total_seconds() + 0.1)
+    assert kept.subscription.last_error is None
+    assert kept.subscription.heard_at is not None
+    assert kept.subscription.heard_at > 600
+    assert kept.returns == 1
+    assert kept.adopted == []
+    asked = len(kept.asked)
+    await trio.sleep(600)
+    assert len(kept.asked) == asked  # it waits for news again
+
+
 async def test_answer_that_cannot_be_adopted_is_asked_for_again(
     kept: Kept, autojump_clock: MockClock
 ) -> None:

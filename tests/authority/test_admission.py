@@ -111,6 +111,18 @@ def test_window_that_is_full_refuses_until_old_requests_are_forgotten():
     window.admit("a", "3", later, later)
 
 
+def test_window_forgets_requests_of_a_clock_that_was_set_back_since():
+    window = ReplayWindow(limit=2)
+    ahead = NOW + timedelta(days=365)
+    window.admit("a", "1", ahead, ahead)
+    window.admit("a", "2", ahead, ahead)
+    window.admit("a", "3", NOW, NOW)
+    assert window._count == {"a": 1}
+    shortly_before = NOW - timedelta(seconds=59)
+    with pytest.raises(Refused, match="was seen before"):
+        window.admit("a", "3", NOW, shortly_before)
+
+
 def test_node_that_fills_its_share_of_the_window_is_refused_alone():
     window = ReplayWindow(limit_of_node=2)
     for nonce in "12":

@@ -59,6 +59,42 @@ def test_revocation_that_makes_no_sense_is_refused(store):
     assert "is not revoked" in unchanged(store, store.unrevoke, "abc")
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (RevocationKind.IDENTITY, "spiffe://cluster.lokal/ns/default/sa/web"),
+        (RevocationKind.NODE, "spiffe://cluster.lokal/node/a"),
+    ],
+)
+def test_revocation_of_what_nobody_believes_is_refused(store, kind, value):
+    said = unchanged(store, store.revoke, kind, value, "", NOW)
+    assert "trust domain cluster.lokal, which nobody believes" in said
+
+
+def test_revocation_reaches_other_trust_domains_that_are_believed(store):
+    store.federate(Authority.create(OTHER, NOW).trust_bundle)
+    store.set_aliases((TrustDomain("old.example"),))
+    for domain in ("other.example", "old.example"):
+        store.revoke(RevocationKind.IDENTITY, f"spiffe://{domain}/ns/default/sa/web", "", NOW)
+    assert len(store.revocations()) == 2
+
+
+def test_whoever_issues_cannot_be_revoked_before_there_is_another(store):
+    issuer = store.issuer(NOW)
+    for certificate, remedy in (
+        (issuer.intermediate, "'interceptor ca rotate intermediate'"),
+        (issuer.root, "'interceptor ca rotate prepare'"),
+    ):
+        serial = f"{certificate.serial_number:x}"
+        said = unchanged(store, store.revoke, RevocationKind.SERIAL, serial, "", NOW)
+        assert "every certificate would be refused" in said
+        assert remedy in said
+    store.rotate_intermediate(NOW)
+    old = f"{issuer.intermediate.serial_number:x}"
+    store.revoke(RevocationKind.SERIAL, old, "", NOW)
+    assert [entry.value for entry in store.revocations()] == [old]
+
+
 def test_revocation_that_no_document_can_carry_is_refused(store, monkeypatch):
     monkeypatch.setattr(beliefs, "MAX_TRUST_DOCUMENT_BYTES", 100)
     assert "at most 100 can be sent" in unchanged(store, store.revoke, RevocationKind.SERIAL, "a", "", NOW)

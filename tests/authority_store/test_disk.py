@@ -15,7 +15,7 @@ mount -t tmpfs -o size=512k,mode=700 none "$2"
 run() { echo "> $*"; "$ca" ca "$@" --dir "$home/authority" 2>&1; echo "status $?"; }
 ca=$1 home=$2
 run init
-run revoke abc
+run revoke abc0000000000000000
 """
 
 
@@ -55,20 +55,20 @@ def test_authority_on_a_full_disk_can_be_read_and_goes_on_when_there_is_space(tm
         tmp_path,
         """
         head -c 1000000 /dev/zero > "$home/filler" 2>/dev/null
-        run revoke def
+        run revoke def0000000000000000
         run rotate prepare
         run rotate intermediate
         run revocations
         run status
         rm "$home/filler"
-        run revoke def
+        run revoke def0000000000000000
         run rotate prepare
         run rotate intermediate
         run revocations
         """,
     )
     for change, what in (
-        ("revoke def", "disk"),
+        ("revoke def0000000000000000", "disk"),
         ("rotate prepare", "space"),
         ("rotate intermediate", "space"),
     ):
@@ -85,7 +85,7 @@ def test_authority_on_a_read_only_file_system_is_refused_and_loses_nothing(tmp_p
         tmp_path,
         """
         mount -o remount,ro "$home"
-        run revoke def
+        run revoke def0000000000000000
         run rotate prepare
         run token create --node a --allow "ns/*/sa/*"
         run status
@@ -93,9 +93,9 @@ def test_authority_on_a_read_only_file_system_is_refused_and_loses_nothing(tmp_p
         run revocations
         """,
     )
-    refused_with(found["revoke def"][0], "cannot be written")
+    refused_with(found["revoke def0000000000000000"][0], "cannot be written")
     refused_with(found["token create --node a --allow ns/*/sa/*"][0], "cannot be written")
     refused_with(found["rotate prepare"][0], "read-only file system")
     assert found["status"][0][0] == 0
     assert found["revocations"][0][0] == 0
-    assert "abc" in found["revocations"][0][1][1]
+    assert "abc0000000000000000" in found["revocations"][0][1][1]

@@ -149,6 +149,15 @@ def test_store_with_a_passphrase_is_refused_without_it_or_with_another(home):
     assert "intermediate.key is corrupt, or the passphrase is another" in refusal(home, passphrase=b"wrong")
 
 
+def test_store_without_a_passphrase_is_refused_with_one_and_keys_stay_as_they_are(home, made):
+    before = {path: path.read_bytes() for path in home.rglob("*.key")}
+    said = refusal(home, passphrase=b"correct horse")
+    assert "intermediate.key is not encrypted: leave --passphrase-file" in said
+    later = NOW + 200 * DAY
+    refusal(home, now=later, passphrase=b"correct horse")
+    assert {path: path.read_bytes() for path in home.rglob("*.key")} == before
+
+
 def replaced(name, content):
     def change(directory):
         (directory / name).write_bytes(content(directory) if callable(content) else content)

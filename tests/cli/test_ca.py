@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import socket
@@ -262,18 +263,25 @@ def test_intermediate_is_rotated_with_the_root_key_only(authority: Authority) ->
 def test_revocation_is_listed_until_it_is_taken_back(authority: Authority) -> None:
     web = "spiffe://prod.example/ns/shop/sa/web"
     assert authority.ok("revoke", web, "--why", "key copied") == f"identity {web} is revoked\n"
-    assert authority.ok("revoke", "0A:1B") == "serial a1b is revoked\n"
+    assert authority.ok("revoke", "0A:1B:00:00:00:00:00:00:2C") == "serial a1b0000000000002c is revoked\n"
     rows = authority.data("revocations")
     assert [(row["kind"], row["value"], row["why"]) for row in rows] == [
-        ("serial", "a1b", ""),
+        ("serial", "a1b0000000000002c", ""),
         ("identity", web, "key copied"),
     ]
     assert "key copied" in authority.ok("revocations")
     authority.ok("unrevoke", web)
-    authority.ok("unrevoke", "A1B")
+    authority.ok("unrevoke", "A1B0000000000002C")
     assert authority.ok("revocations") == "nothing is revoked\n"
     assert "is not revoked" in authority.refused("unrevoke", web)
     assert "neither a SPIFFE ID nor a serial number" in authority.refused("revoke", "web")
+
+
+def test_serial_number_as_a_table_shows_it_revokes_nothing_and_says_so(authority: Authority) -> None:
+    said = authority.refused("revoke", "25ed5203", status=1)
+    assert "25ed5203 is only the end of a serial number" in said
+    assert "interceptor certificates -o json" in said
+    assert authority.data("revocations") == []
 
 
 def test_two_authorities_federate_with_each_others_bundle(authority: Authority, tmp_path: Path) -> None:
@@ -306,6 +314,24 @@ def test_alias_is_shown_until_it_is_taken_back(authority: Authority) -> None:
     assert authority.data("status")["aliases"] == ["older.example"]
     assert "old.example is no alias" in authority.refused("unalias", "old.example")
     assert "alias" in authority.refused("alias", "prod.example")
+
+
+def test_directory_that_is_not_there_is_told_with_what_makes_an_authority(tmp_path: Path) -> None:
+    for directory in (tmp_path / "none", tmp_path / "none" / "deeper"):
+        said = Authority(directory).refused("status")
+        assert f"there is no authority in {directory}" in said
+        assert "'interceptor ca init'" in said
+
+
+def test_command_that_holds_private_keys_leaves_no_core_file(tmp_path: Path) -> None:
+    get_dumpable, set_dumpable = 3, 4
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(set_dumpable, 1, 0, 0, 0) == 0
+    try:
+        Authority(tmp_path / "authority").ok("init")
+        assert prctl(get_dumpable, 0, 0, 0, 0) == 0
+    finally:
+        prctl(set_dumpable, 1, 0, 0, 0)
 
 
 def test_passphrase_from_a_file_encrypts_the_keys_and_opens_them(tmp_path: Path) -> None:

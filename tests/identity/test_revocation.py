@@ -6,7 +6,13 @@ import pytest
 
 from interceptor.errors import InvalidInput
 from interceptor.identity import revocation
-from interceptor.identity.revocation import Revocation, RevocationKind, RevocationList, revocation_target
+from interceptor.identity.revocation import (
+    Revocation,
+    RevocationKind,
+    RevocationList,
+    require_whole,
+    revocation_target,
+)
 
 WEB = "spiffe://cluster.local/ns/default/sa/web"
 
@@ -94,3 +100,15 @@ def test_target_of_a_revocation_is_told_by_its_form(text, kind, value):
 def test_target_that_is_neither_id_nor_serial_is_refused(text):
     with pytest.raises(InvalidInput, match="is neither a SPIFFE ID nor a serial number"):
         revocation_target(text)
+
+
+@pytest.mark.parametrize("value", ["25ed5203", "f" * 15])
+def test_serial_number_that_is_cut_short_is_not_whole(value):
+    with pytest.raises(InvalidInput, match=f"{value} is only the end of a serial number"):
+        require_whole(RevocationKind.SERIAL, value)
+
+
+def test_whole_serial_number_and_identity_are_whole():
+    require_whole(RevocationKind.SERIAL, "f" * 16)
+    require_whole(RevocationKind.IDENTITY, "x")
+    require_whole(RevocationKind.NODE, "x")

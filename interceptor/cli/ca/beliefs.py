@@ -14,7 +14,7 @@ from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import InvalidInput, StateError, utc
 from interceptor.identity.certificates import authority_trust_domain
-from interceptor.identity.revocation import revocation_target
+from interceptor.identity.revocation import require_whole, revocation_target
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.identity.trust_bundle import TrustBundle
 
@@ -39,15 +39,17 @@ def revoke(store: AuthorityStore, target: str, why: str) -> None:
 
     Within seconds every node refuses new connections of it and closes those that are open. A
     node's identity is spiffe://<trust domain>/node/<name>; it can then ask for nothing, while
-    certificates of its workloads are valid until they end, or are revoked too.
+    certificates of its workloads are valid until they end, or are revoked too. A serial number
+    must be whole: 'interceptor certificates -o json' shows it.
 
     \b
     Examples:
       sudo interceptor ca revoke spiffe://cluster.local/ns/shop/sa/web --why 'key copied'
-      sudo interceptor ca revoke 5f3a09c1
+      sudo interceptor ca revoke 3b1f6c6a0e5d4f7790aa41d2c8f05e135f3a09c1
       sudo interceptor ca revoke spiffe://cluster.local/node/node-b
     """
     kind, value = revocation_target(target)
+    require_whole(kind, value)
     store.revoke(kind, value, why, wall_clock())
     click.echo(f"{kind} {value} is revoked")
 
@@ -61,7 +63,7 @@ def unrevoke(store: AuthorityStore, target: str) -> None:
     \b
     Examples:
       sudo interceptor ca unrevoke spiffe://cluster.local/ns/shop/sa/web
-      sudo interceptor ca unrevoke 5f3a09c1
+      sudo interceptor ca unrevoke 3b1f6c6a0e5d4f7790aa41d2c8f05e135f3a09c1
     """
     kind, value = revocation_target(target)
     store.unrevoke(value)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.agent.authority_access import AUTHORITY_DIRECTORY
+from interceptor.agent.process import forbid_core_dumps
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.context import pass_session
 from interceptor.config.values import parse_duration
@@ -46,6 +47,7 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_place(
         session: Session, /, directory: Path | None, passphrase_file: Path | None, **arguments: object
     ) -> None:
+        forbid_core_dumps()  # the passphrase, and the authority's keys, are about to be read
         place = directory or session.config.paths.state_dir / AUTHORITY_DIRECTORY
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
         command(session=session, directory=place.absolute(), passphrase=passphrase, **arguments)
