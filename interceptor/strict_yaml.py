@@ -97,17 +97,18 @@ class _Reader:
         try:
             parser = loader(text)
         except (yaml.YAMLError, ValueError) as error:
-            raise StrictYamlError(f"cannot be read, {quoted(str(error))}") from None
+            raise _unreadable(text, error) from None
         self._next = parser.get_event
         try:
             return tuple(self._documents())
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            raise StrictYamlError(f"cannot be read, {error.problem}", line, column) from None
+            tab = "; it is a tab, use spaces" if _is_tab(text, line, column) else ""
+            raise StrictYamlError(f"cannot be read, {error.problem}{tab}", line, column) from None
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             # The last two come from PyYAML itself, for an escape such as "\\UFFFFFFFF" that names no character.
-            raise StrictYamlError(f"cannot be read, {quoted(str(error))}") from None
+            raise _unreadable(text, error) from None
         finally:
             parser.dispose()
 
@@ -172,6 +173,23 @@ def _plain(text: str) -> tuple[bool, bool]:
     """Whether YAML takes a scalar without quotes as text, and whether as nothing."""
     tag = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return tag == _STR, tag == _NULL
+
+
+def _unreadable(text: str, error: Exception) -> StrictYamlError:
+    """What PyYAML refuses without a place; of characters that must not be in YAML, the first one is found again."""
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if found is None:
+        return StrictYamlError(f"cannot be read, {quoted(str(error))}")
+    line = text.count("\n", 0, found.start()) + 1
+    column = found.start() - text.rfind("\n", 0, found.start())
+    return StrictYamlError(
+        f"cannot be read, {quoted(found.group())} must not be in YAML, remove it", line, column
+    )
+
+
+def _is_tab(text: str, line: int, column: int) -> bool:
+    lines = text.split("\n", line)
+    return len(lines) >= line and lines[line - 1][column - 1 : column] == "\t"
 
 
 def _refuse(event: Any, problem: str) -> NoReturn:  # noqa: ANN401 - an event of PyYAML
