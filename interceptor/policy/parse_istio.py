@@ -40,6 +40,13 @@ _SOURCE_UNSUPPORTED: Final = {
 _OPERATION_UNSUPPORTED: Final = dict.fromkeys(
     ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"), _NEEDS_HTTP
 )
+_NEGATIVE: Final = {
+    "serviceAccounts": "notServiceAccounts",
+    "principals": "notPrincipals",
+    "namespaces": "notNamespaces",
+    "ipBlocks": "notIpBlocks",
+    "ports": "notPorts",
+}
 _CONDITIONS: Final[Mapping[str, tuple[Attribute, Callable[[str], Pattern]]]] = {
     "source.ip": (Attribute.SOURCE_IP, Pattern.block),
     "source.namespace": (Attribute.NAMESPACE, Pattern.parse),
@@ -180,7 +187,7 @@ def _condition(item: Field) -> FieldMatch:
 def _match(
     fields: Fields, attribute: Attribute, name: str, parse: Callable[[str], Pattern]
 ) -> FieldMatch | None:
-    negative = f"not{name[0].upper()}{name[1:]}"
+    negative = _NEGATIVE[name]
     values, not_values = fields.get(name), fields.get(negative)
     if values is None and not_values is None:
         return None
