@@ -5,7 +5,7 @@ Sources: istio.io, "Reference / Configuration / Security / PeerAuthentication" a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -173,6 +173,11 @@ class LegacyException:
     reason: str
     owner: str
     expires: datetime
+
+    @property
+    def last_day(self) -> date:
+        """The last day (UTC) on which it holds, as it is written in the document."""
+        return (self.expires - timedelta(days=1)).date()
 
     def covers(self, facts: Facts, at: float) -> bool:
         """Whether a plaintext connection at that time (Unix seconds) is one of those that were excepted."""
