@@ -189,7 +189,8 @@ class EgressPolicy:
     """Where workloads may connect to, and where never (or also) in plaintext.
 
     `allow` None says nothing, rules are an allow list, and () allows nothing. The blocks of `refuse_plaintext` are
-    refused plaintext whatever else agrees to it; those of `accept_plaintext` are what this side agrees to.
+    refused plaintext whatever agrees to it but a LegacyException, which names who answers for it; those of
+    `accept_plaintext` are what this side agrees to.
     """
 
     head: Head
