@@ -128,7 +128,8 @@ class PolicyKeeper:
                 self._seen, self._tried_at = signature, trio.current_time()
                 self._require_directory()
                 loaded = await trio.to_thread.run_sync(self._files.load)
-                await self._put_in_force(loaded, f"files of {loaded.owners or 'nobody'}")
+                by = f"files of {loaded.owners}" if loaded.owners else "removal of all files"
+                await self._put_in_force(loaded, by)
             except PolicyError as error:
                 self._refuse(str(error), "files")
 

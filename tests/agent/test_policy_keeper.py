@@ -94,7 +94,8 @@ async def test_change_of_files_is_in_force_soon_and_noted(world: World, nursery:
     assert world.events()[-1]["changed"] == ["AuthorizationPolicy shop/deny"]
     (world.directory / "a.yaml").unlink()
     await until(lambda: not world.policy.value.documents)
-    assert world.events()[-1]["removed"] == ["AuthorizationPolicy shop/deny"]
+    event = world.events()[-1]
+    assert (event["by"], event["removed"]) == ("removal of all files", ["AuthorizationPolicy shop/deny"])
 
 
 async def test_invalid_file_leaves_the_last_good_set(world: World, nursery: trio.Nursery) -> None:
