@@ -37,7 +37,9 @@ def test_documents_have_places_and_may_have_number_keys() -> None:
         ("a: 1\nb: [1\n", 3, "cannot be read, "),
         ("a:\n\t- 1\n", 2, "cannot be read, found character"),
         ("[" * 1000, 1, "nested deeper than 9 levels"),
-        ("a: \x00\n", None, "cannot be read, "),
+        ("a: b\n\nc: x\x00\n", 3, "cannot be read, '\\x00' must not be in YAML, remove it"),
+        ("a: b\n# \x07\n", 2, "cannot be read, '\\x07' must not be in YAML, remove it"),
+        ("a:\n\t- 1\n", 2, "; it is a tab, use spaces"),
     ],
 )
 def test_documents_other_text_is_refused_with_its_line(text: str, line: int | None, problem: str) -> None:

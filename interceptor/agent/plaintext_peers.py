@@ -32,21 +32,34 @@ class PlaintextPeer:
 
 
 class PlaintextPeers:
-    """The peers of the last hour, each with the time when it connected last; the oldest are forgotten first."""
+    """The peers of the last hour, each with the time when it was connected last; the oldest are forgotten first.
+
+    Who is connected now was there just now, however long ago the connection was made.
+    """
 
     def __init__(self) -> None:
         self._seen: OrderedDict[PlaintextPeer, float] = OrderedDict()
+        self._open: dict[ConnectionRecord, PlaintextPeer] = {}
 
     def opened(self, record: ConnectionRecord) -> None:
         """A connection was established."""
         if record.direction is Direction.INBOUND and record.transport is Transport.PLAINTEXT:
             workload, source, destination = record.destination_workload, record.source, record.destination
             if workload is not None and source is not None and destination is not None:
-                self._add(PlaintextPeer(workload.key, destination, source.address), record.opened_at)
+                peer = PlaintextPeer(workload.key, destination, source.address)
+                self._open[record] = peer
+                self._add(peer, record.opened_at)
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """A connection that was established has ended."""
+        peer = self._open.pop(record, None)
+        if peer is not None:
+            self._add(peer, record.opened_at + record.duration_seconds(record.opened_monotonic))
 
     def since(self, unix_seconds: float) -> tuple[PlaintextPeer, ...]:
-        """Those who connected after that moment, the latest last."""
-        return tuple(peer for peer, seen in self._seen.items() if seen > unix_seconds)
+        """Those who were connected after that moment, the latest last."""
+        earlier = (peer for peer, seen in self._seen.items() if seen > unix_seconds)
+        return tuple(dict.fromkeys((*earlier, *self._open.values())))
 
     def remember(self, records: Path, now: float) -> None:
         """Take over from the file of records what an agent before this one saw; what cannot be read is passed over."""
@@ -63,7 +76,7 @@ class PlaintextPeers:
             entry = json.loads(line)
             if (entry["direction"], entry["connection_security_policy"]) != ("inbound", "none"):
                 return
-            seen = datetime.fromisoformat(entry["time"]).timestamp()
+            seen = datetime.fromisoformat(entry["time"]).timestamp() + entry["duration_ms"] / 1000
             peer = PlaintextPeer(
                 WorkloadKey(entry["destination_namespace"], entry["destination_workload"]),
                 Endpoint.parse(entry["destination_address"]),

@@ -7,6 +7,7 @@ import gc
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.errors import PolicyError
@@ -14,7 +15,6 @@ from interceptor.policy.parse import parse_file, require_unique
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from interceptor.policy.documents import Document
 
@@ -50,21 +50,37 @@ class PolicyFiles:
         self._parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
 
     def signature(self) -> Signature | None:
-        """What is there, to see whether it changed; None when the directory is not there. PolicyError if unreadable."""
-        try:
-            if self.directory.stat().st_mode & stat.S_IWOTH:
+        """What is there, to see whether it changed; None when the directory is not there. PolicyError if unreadable.
+
+        A name that leads nowhere is either a file that went away meanwhile, and then everything is looked at again, or
+        a link to nothing, and then nobody knows what should be there: never is it a reason to overlook the others.
+        """
+        missing = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._sign_all()
+            except FileNotFoundError as error:
+                if not self.directory.exists():
+                    return None
+                missing = str(error.filename)
+            except OSError as error:
                 raise PolicyError(
-                    f"{self.directory}: everybody may change it, take that right away: chmod o-w"
-                )
-            with os.scandir(self.directory) as entries:
-                found = [entry for entry in entries if _is_policy_file(entry.name)]
-            return tuple(sorted(_sign(entry.name, entry.stat()) for entry in found))
-        except FileNotFoundError:
-            if self.directory.exists():
-                return ()  # a file went away meanwhile: whatever was seen before differs from this
-            return None
-        except OSError as error:
-            raise PolicyError(f"the policies in {self.directory} cannot be read: {error.strerror}") from error
+                    f"the policies in {self.directory} cannot be read: {error.strerror}"
+                ) from error
+        if Path(missing).is_symlink():
+            raise PolicyError(
+                f"{missing}: is a link to a file that is not there, remove it or put the file there"
+            )
+        raise self._restless()
+
+    def _sign_all(self) -> Signature:
+        _require_trustworthy(self.directory, self.directory.stat())
+        with os.scandir(self.directory) as entries:
+            found = [entry for entry in entries if _is_policy_file(entry.name)]
+        return tuple(sorted(_sign(entry.name, entry.stat()) for entry in found))
+
+    def _restless(self) -> PolicyError:
+        return PolicyError(f"the policies in {self.directory} change all the time, they cannot be read")
 
     def load(self, changed: Mapping[str, str] | None = None) -> PolicyTexts:
         """The set that is there, with some files' texts replaced by `changed`; PolicyError when there is none.
@@ -107,7 +123,7 @@ class PolicyFiles:
                 continue
             if self.signature() == before:
                 return texts, before or ()
-        raise PolicyError(f"the policies in {self.directory} change all the time, they cannot be read")
+        raise self._restless()
 
     def _read_file(self, name: str) -> str:
         path = self.directory / name
@@ -117,12 +133,7 @@ class PolicyFiles:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     raise PolicyError(f"{path}: is not a file")
-                if status.st_uid not in (0, os.geteuid()):
-                    raise PolicyError(
-                        f"{path}: belongs to uid {status.st_uid}, who may change it: chown it to root"
-                    )
-                if status.st_mode & stat.S_IWOTH:
-                    raise PolicyError(f"{path}: everybody may change it, take that right away: chmod o-w")
+                _require_trustworthy(path, status)
                 return file.read(MAX_BYTES).decode("utf-8")
         except FileNotFoundError:
             raise
@@ -146,6 +157,14 @@ def collection_paused() -> Iterator[None]:
         if gc.get_count()[0] > MANY_OBJECTS:
             gc.freeze()
         gc.enable()
+
+
+def _require_trustworthy(path: Path, status: os.stat_result) -> None:
+    """Refuse a file or directory that somebody else may change; who owns a directory may exchange what is in it."""
+    if status.st_uid not in (0, os.geteuid()):
+        raise PolicyError(f"{path}: belongs to uid {status.st_uid}, who may change it: chown it to root")
+    if status.st_mode & stat.S_IWOTH:
+        raise PolicyError(f"{path}: everybody may change it, take that right away: chmod o-w")
 
 
 def _bounded(signature: Signature) -> Signature:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+SETTLE_SECONDS = (
+    0.1  # a file that is written anew is empty first, which says something else than what is meant
+)
+MOST_SETTLING = 5
 RETRY_SECONDS = 10.0
 MAX_DIFF_LINES = 200  # of one event in the audit trail
 INTERNAL_ERROR = "internal error: see the agent's log"
@@ -118,15 +122,28 @@ class PolicyKeeper:
     async def _follow_files(self) -> None:
         async with self._lock:
             try:
-                signature = await trio.to_thread.run_sync(self._files.signature)
+                signature = await self._settled()
                 if signature == self._seen and not self._is_time_to_try_again():
                     return
                 self._seen, self._tried_at = signature, trio.current_time()
                 self._require_directory()
                 loaded = await trio.to_thread.run_sync(self._files.load)
-                await self._put_in_force(loaded, f"files of {loaded.owners or 'nobody'}")
+                by = f"files of {loaded.owners}" if loaded.owners else "removal of all files"
+                await self._put_in_force(loaded, by)
             except PolicyError as error:
                 self._refuse(str(error), "files")
+
+    async def _settled(self) -> Signature | None:
+        """What is there, once it stays the same for a moment, or after half a second."""
+        signature = await trio.to_thread.run_sync(self._files.signature)
+        for _ in range(MOST_SETTLING):
+            if signature == self._seen:
+                break
+            await trio.sleep(SETTLE_SECONDS)
+            before, signature = signature, await trio.to_thread.run_sync(self._files.signature)
+            if signature == before:
+                break
+        return signature
 
     def _is_time_to_try_again(self) -> bool:
         """What could not be used may be usable now though no file changed: a right given back, a disk that came back."""

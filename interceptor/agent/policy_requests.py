@@ -142,7 +142,7 @@ def effect(document: Document) -> str:
             trial = ", dry run" if document.dry_run else ""
             return f"{document.action}, {len(document.rules)} rules{trial}"
         case LegacyException():
-            return f"plaintext {document.direction} until {document.expires:%Y-%m-%d}"
+            return f"plaintext {document.direction} until {document.last_day}"
         case EgressPolicy():
             allow = "" if document.allow is None else f"allow {len(document.allow)}"
             refuse = f"refuse plaintext {len(document.refuse_plaintext)}" if document.refuse_plaintext else ""

@@ -50,6 +50,7 @@ class Records:
         if record in self._opened:
             self._opened.remove(record)
             self.metrics.closed(record)
+            self.plaintext_peers.closed(record)
         else:
             self.metrics.failed(record)
         self.recent.finish(record)

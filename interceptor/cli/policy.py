@@ -19,6 +19,7 @@ from interceptor.policy.parse import parse_policies
 
 if TYPE_CHECKING:
     from interceptor.cli.context import Session
+    from interceptor.policy.documents import Document
 
 DOCUMENTS = (
     Column("KIND", lambda row: str(row["kind"])),
@@ -101,13 +102,7 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
       interceptor policy check shop.yaml
       interceptor policy check /etc/interceptor/policies/*.yaml
     """
-    texts = [(str(path), read_policy_file(path)) for path in files]
-    try:
-        documents = parse_policies(texts, session.config.policy.root_namespace)
-    except PolicyError as error:
-        for problem in error.problems[1:]:
-            click.echo(f"interceptor: {problem}", err=True)
-        raise PolicyError(error.problems[0]) from None
+    documents = _parsed(session, files)
     try:
         answer = session.ask("policy_check", files=_absolute(files))
     except AnsweredError:
@@ -137,6 +132,7 @@ def simulate(session: Session, files: tuple[Path, ...], output: str) -> None:
       sudo interceptor policy simulate strict.yaml
       sudo interceptor policy simulate strict.yaml -o json
     """
+    _parsed(session, files)
     answer = session.ask("policy_simulate", files=_absolute(files))
     if output != "table":
         print_data(answer, output)
@@ -162,6 +158,7 @@ def apply(session: Session, files: tuple[Path, ...], force: bool) -> None:
       sudo interceptor policy apply strict.yaml --force
     """
     require_root("interceptor policy apply")
+    _parsed(session, files)
     answer = session.ask("policy_apply", files=_absolute(files), force=force, by=_whoami())
     for warning in answer["warnings"]:
         click.echo(f"{coloured('warning')}: {warning}")
@@ -170,6 +167,17 @@ def apply(session: Session, files: tuple[Path, ...], force: bool) -> None:
     click.echo(
         f"{answer['documents']} documents are in force, {answer['connections_closed']} connections were closed"
     )
+
+
+def _parsed(session: Session, files: tuple[Path, ...]) -> tuple[Document, ...]:
+    """The documents of the files; what is wrong is told of each file under the name by which it was given."""
+    texts = [(str(path), read_policy_file(path)) for path in files]
+    try:
+        return parse_policies(texts, session.config.policy.root_namespace)
+    except PolicyError as error:
+        for problem in error.problems[1:]:
+            click.echo(f"interceptor: {problem}", err=True)
+        raise PolicyError(error.problems[0]) from None
 
 
 def _absolute(files: tuple[Path, ...]) -> list[str]:

@@ -5,7 +5,7 @@ Sources: istio.io, "Reference / Configuration / Security / PeerAuthentication" a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -174,6 +174,11 @@ class LegacyException:
     owner: str
     expires: datetime
 
+    @property
+    def last_day(self) -> date:
+        """The last day (UTC) on which it holds, as it is written in the document."""
+        return (self.expires - timedelta(days=1)).date()
+
     def covers(self, facts: Facts, at: float) -> bool:
         """Whether a plaintext connection at that time (Unix seconds) is one of those that were excepted."""
         return at < self.expires.timestamp() and self.match.matches(facts)
@@ -184,7 +189,8 @@ class EgressPolicy:
     """Where workloads may connect to, and where never (or also) in plaintext.
 
     `allow` None says nothing, rules are an allow list, and () allows nothing. The blocks of `refuse_plaintext` are
-    refused plaintext whatever else agrees to it; those of `accept_plaintext` are what this side agrees to.
+    refused plaintext whatever agrees to it but a LegacyException, which names who answers for it; those of
+    `accept_plaintext` are what this side agrees to.
     """
 
     head: Head

@@ -87,9 +87,9 @@ def _of_one(document: Document, now: datetime) -> Iterator[str]:
         case AuthorizationPolicy() if not document.rules and document.action is Action.DENY:
             yield "a DENY without rules never matches, 'rules: [{}]' would deny everything"
         case LegacyException() if document.expires <= now:
-            yield f"ended at {document.expires:%Y-%m-%d}, remove it"
+            yield f"its last day was {document.last_day}, remove it"
         case LegacyException() if document.expires <= now + SOON:
-            yield f"ends at {document.expires:%Y-%m-%d}, {document.owner} should see to it"
+            yield f"its last day is {document.last_day}, {document.owner} should see to it"
         case _:
             return
 

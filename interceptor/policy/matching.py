@@ -128,6 +128,8 @@ class Pattern:
     def principal(cls, text: str) -> Self:
         """A pattern for an identity, written with or without `spiffe://`; it is compared without."""
         pattern = cls.parse(text.removeprefix(SCHEME))
+        if "//" in pattern.text:
+            raise InvalidInput(f"{quoted(text)} matches nobody, leave out {SCHEME} and what is before it")
         return cls(pattern.projection, pattern.length, pattern.key, text)
 
     @classmethod
@@ -145,7 +147,7 @@ class Pattern:
             network = ip_network(text)
         except ValueError:
             network = None
-        if network is None or "%" in text:
+        if network is None or "%" in text or "." in text.partition("/")[2]:  # no masks, as in Istio
             raise InvalidInput(
                 f"{quoted(text)} is not an address or CIDR without bits beyond its prefix, expected one such as "
                 "10.0.0.1 or 10.0.0.0/8"

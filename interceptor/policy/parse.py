@@ -8,7 +8,11 @@ from interceptor.errors import InvalidInput, PolicyError, quoted
 from interceptor.identity.spiffe_id import SERVICE_ACCOUNT, validate_name
 from interceptor.labels import NO_LABELS, Labels
 from interceptor.policy.documents import Document, Head, Kind, Place, PolicyName
-from interceptor.policy.parse_istio import parse_authorization_policy, parse_peer_authentication
+from interceptor.policy.parse_istio import (
+    DRY_RUN_ANNOTATION,
+    parse_authorization_policy,
+    parse_peer_authentication,
+)
 from interceptor.policy.parse_own import parse_egress_policy, parse_legacy_exception
 from interceptor.policy.reader import Field, Fields
 from interceptor.strict_yaml import MappingNode, StrictYamlError, kind_of
@@ -20,7 +24,7 @@ DEFAULT_NAMESPACE: Final = "default"
 
 _ISTIO: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
 _OWN: Final = ("policy.interceptor.io/v1",)
-_Parser = Callable[[Head, Fields, Mapping[str, str], str], Document]
+_Parser = Callable[[Head, Fields, bool, str], Document]
 _KINDS: Final[Mapping[str, tuple[tuple[str, ...], _Parser]]] = {
     Kind.PEER_AUTHENTICATION: (_ISTIO, parse_peer_authentication),
     Kind.AUTHORIZATION_POLICY: (_ISTIO, parse_authorization_policy),
@@ -30,12 +34,16 @@ _KINDS: Final[Mapping[str, tuple[tuple[str, ...], _Parser]]] = {
 # What `kubectl get -o yaml` adds; none of it changes what a document means.
 _BOOKKEEPING: Final = (
     "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
     "finalizers",
+    "generateName",
     "generation",
     "labels",
     "managedFields",
     "ownerReferences",
     "resourceVersion",
+    "selfLink",
     "uid",
 )
 _TARGET_REF: Final = "gateways and waypoints are not part of this mesh, select workloads by labels"
@@ -109,11 +117,11 @@ def _document(root: Field, root_namespace: str) -> Document:
     fields.end()
     if metadata is None:
         raise PolicyError(f"{place}: metadata: is missing, it gives the document its name and namespace")
-    name, annotations = _metadata(metadata.mapping(), Kind(kind.text()))
+    name, dry_run = _metadata(metadata.mapping(), Kind(kind.text()))
     empty = Field(MappingNode({}, root.line, root.column), "spec", root.file, root.line, root.column)
     body = (empty if spec is None or spec.is_null else spec).mapping(_unsupported(name.kind))
     head = Head(name, _selector(body), Place(root.file, root.line))
-    document = parser(head, body, annotations, root_namespace)
+    document = parser(head, body, dry_run, root_namespace)
     body.end()
     return document
 
@@ -128,20 +136,34 @@ def _unsupported(kind: Kind) -> Mapping[str, str]:
     }
 
 
-def _metadata(fields: Fields, kind: Kind) -> tuple[PolicyName, Mapping[str, str]]:
+def _metadata(fields: Fields, kind: Kind) -> tuple[PolicyName, bool]:
+    """The name, and whether the document is only tried out."""
     name = fields.require("name").parse(lambda text: validate_name(SERVICE_ACCOUNT, text))
     namespace = fields.get("namespace")
     found = fields.get("annotations")
     for key in _BOOKKEEPING:
         fields.get(key)
     fields.end()
-    annotations = {key: field.text() for key, field in found.mapping().all()} if found else {}
+    dry_run = _dry_run(found, kind) if found else False
     within = (
         DEFAULT_NAMESPACE
         if namespace is None
         else namespace.parse(lambda text: validate_name("namespace", text))
     )
-    return PolicyName(within, name, kind), annotations
+    return PolicyName(within, name, kind), dry_run
+
+
+def _dry_run(annotations: Field, kind: Kind) -> bool:
+    """Whether the annotation of Istio is there; nobody shall think that what is in force is only tried out."""
+    values = {key: (field, field.text()) for key, field in annotations.mapping().all()}
+    if DRY_RUN_ANNOTATION not in values:
+        return False
+    field, value = values[DRY_RUN_ANNOTATION]
+    if value not in ("true", "false"):
+        raise field.error(f'{quoted(value)} is neither "true" nor "false"')
+    if value == "true" and kind is not Kind.AUTHORIZATION_POLICY:
+        raise field.error(f"only an {Kind.AUTHORIZATION_POLICY} can be tried out, this would be in force")
+    return value == "true"
 
 
 def _selector(spec: Fields) -> Labels:

@@ -7,7 +7,7 @@ rules with them into "deny all", and its users learn of either too late.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from interceptor.errors import InvalidInput, PolicyError, quoted
+from interceptor.errors import InvalidInput, quoted
 from interceptor.policy.documents import (
     Action,
     Alternative,
@@ -40,6 +40,13 @@ _SOURCE_UNSUPPORTED: Final = {
 _OPERATION_UNSUPPORTED: Final = dict.fromkeys(
     ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"), _NEEDS_HTTP
 )
+_NEGATIVE: Final = {
+    "serviceAccounts": "notServiceAccounts",
+    "principals": "notPrincipals",
+    "namespaces": "notNamespaces",
+    "ipBlocks": "notIpBlocks",
+    "ports": "notPorts",
+}
 _CONDITIONS: Final[Mapping[str, tuple[Attribute, Callable[[str], Pattern]]]] = {
     "source.ip": (Attribute.SOURCE_IP, Pattern.block),
     "source.namespace": (Attribute.NAMESPACE, Pattern.parse),
@@ -50,7 +57,7 @@ _CONDITIONS: Final[Mapping[str, tuple[Attribute, Callable[[str], Pattern]]]] = {
 
 
 def parse_peer_authentication(
-    head: Head, spec: Fields, _annotations: Mapping[str, str], root_namespace: str
+    head: Head, spec: Fields, _dry_run: bool, root_namespace: str
 ) -> PeerAuthentication:
     """The spec of a PeerAuthentication, whose selector is in the head already."""
     mtls, ports = spec.get("mtls"), spec.get("portLevelMtls")
@@ -84,7 +91,7 @@ def _mode(field: Field) -> MtlsMode | None:
 
 
 def parse_authorization_policy(
-    head: Head, spec: Fields, annotations: Mapping[str, str], _root_namespace: str
+    head: Head, spec: Fields, dry_run: bool, _root_namespace: str
 ) -> AuthorizationPolicy:
     """The spec of an AuthorizationPolicy, whose selector is in the head already."""
     action, rules = spec.get("action"), spec.get("rules")
@@ -92,7 +99,7 @@ def parse_authorization_policy(
         head,
         Action.ALLOW if action is None else _action(action),
         () if rules is None or _is_empty(rules) else tuple(_rule(rule, head) for rule in rules.items()),
-        _dry_run(spec, annotations),
+        dry_run,
     )
 
 
@@ -111,16 +118,6 @@ def _action(field: Field) -> Action:
         return Action(text)
     except ValueError:
         raise field.error(f"{quoted(text)} is not an action, use ALLOW or DENY") from None
-
-
-def _dry_run(spec: Fields, annotations: Mapping[str, str]) -> bool:
-    value = annotations.get(DRY_RUN_ANNOTATION, "false")
-    if value not in ("true", "false"):
-        raise PolicyError(
-            f"{spec.owner.file}:{spec.owner.line}:{spec.owner.column}: metadata.annotations.{DRY_RUN_ANNOTATION}: "
-            f'{quoted(value)} is neither "true" nor "false"'
-        )
-    return value == "true"
 
 
 def _rule(field: Field, head: Head) -> Rule:
@@ -190,7 +187,7 @@ def _condition(item: Field) -> FieldMatch:
 def _match(
     fields: Fields, attribute: Attribute, name: str, parse: Callable[[str], Pattern]
 ) -> FieldMatch | None:
-    negative = f"not{name[0].upper()}{name[1:]}"
+    negative = _NEGATIVE[name]
     values, not_values = fields.get(name), fields.get(negative)
     if values is None and not_values is None:
         return None

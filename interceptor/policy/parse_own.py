@@ -1,7 +1,6 @@
 """The two documents that Istio lacks: LegacyException and EgressPolicy (policy.interceptor.io/v1)."""
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
@@ -16,9 +15,7 @@ MAX_TEXT: Final = 500
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-def parse_legacy_exception(
-    head: Head, spec: Fields, _annotations: Mapping[str, str], _root_namespace: str
-) -> LegacyException:
+def parse_legacy_exception(head: Head, spec: Fields, _dry_run: bool, _root_namespace: str) -> LegacyException:
     """The spec of a LegacyException, whose selector is in the head already."""
     direction = spec.require("direction").parse(_direction)
     ports, cidrs = spec.get("ports"), spec.get("cidrs")
@@ -44,9 +41,7 @@ def parse_legacy_exception(
     )
 
 
-def parse_egress_policy(
-    head: Head, spec: Fields, _annotations: Mapping[str, str], _root_namespace: str
-) -> EgressPolicy:
+def parse_egress_policy(head: Head, spec: Fields, _dry_run: bool, _root_namespace: str) -> EgressPolicy:
     """The spec of an EgressPolicy, whose selector is in the head already."""
     allow, refuse, accept = spec.get("allow"), spec.get("refusePlaintextTo"), spec.get("acceptPlaintextTo")
     if allow is None and refuse is None and accept is None:

@@ -1,9 +1,8 @@
 """Take the fields of a document out one by one; what nobody asked for is refused, with its place."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from interceptor.errors import InvalidInput, PolicyError, quoted
 from interceptor.strict_yaml import ListNode, MappingNode, Node, ScalarNode, kind_of
@@ -13,8 +12,7 @@ MAX_ITEMS: Final = 1000  # of any one list
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One value with its path in the document, and where its key (or the list's item) stands."""
 
     node: Node
@@ -52,6 +50,9 @@ class Field:
 
     def items(self) -> tuple["Field", ...]:
         """The items of a list, of which there must be some."""
+        return tuple(self._item(number, item) for number, item in enumerate(self._nodes()))
+
+    def _nodes(self) -> tuple[Node, ...]:
         if not isinstance(self.node, ListNode):
             raise self.error(f"expected a list, not {kind_of(self.node)}")
         count = len(self.node.items)
@@ -59,14 +60,23 @@ class Field:
             raise self.error(
                 f"has {count} items, expected 1 to {MAX_ITEMS}; without any, leave the field out"
             )
-        return tuple(
-            Field(item, f"{self.path}[{number}]", self.file, item.line, item.column)
-            for number, item in enumerate(self.node.items)
-        )
+        return self.node.items
+
+    def _item(self, number: int, node: Node) -> "Field":
+        return Field(node, f"{self.path}[{number}]", self.file, node.line, node.column)
 
     def parse_each(self, parse: Callable[[str], T]) -> tuple[T, ...]:
         """The items of a list, each through a function that raises InvalidInput."""
-        return tuple(item.parse(parse) for item in self.items())
+        found = []
+        for number, node in enumerate(self._nodes()):
+            try:
+                if isinstance(node, ScalarNode) and node.is_text:
+                    found.append(parse(node.text))
+                    continue
+            except InvalidInput:
+                pass  # told below, with its place, which is made only for what is wrong
+            found.append(self._item(number, node).parse(parse))
+        return tuple(found)
 
     def mapping(self, unsupported: Mapping[str, str] | None = None) -> "Fields":
         """The fields inside a mapping; `unsupported` says why some that others know cannot be used here."""

@@ -120,7 +120,7 @@ class _Walk:
                 continue
             why_not = _missing(document.head.selector, workload.labels) or document.match.why_not(facts)
             if why_not is None and at >= document.expires.timestamp():
-                why_not = f"it ended at {document.expires:%Y-%m-%d} UTC"
+                why_not = f"its last day was {document.last_day} (UTC)"
             outcome = f"does not cover it: {why_not}" if why_not else f"covers it, for {document.owner}"
             self.note("exception", f"{document.head.name} {outcome}")
             if why_not is None and found is None:

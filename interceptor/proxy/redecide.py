@@ -57,10 +57,17 @@ def denial_now(record: ConnectionRecord, context: WorkloadContext) -> Denial | N
     if isinstance(verdict, Denial):
         return verdict
     if verdict is not None and record.transport is Transport.PLAINTEXT is not verdict.transport:
-        return Denial(
-            Reason.PLAINTEXT_REFUSED, "it is in plaintext, and must be encrypted now", verdict.policy
-        )
+        by = _encryption_demanded_by(record, context.policy.value)
+        return Denial(Reason.PLAINTEXT_REFUSED, "it is in plaintext, and must be encrypted now", by)
     return None
+
+
+def _encryption_demanded_by(record: ConnectionRecord, policies: PolicySet) -> str:
+    """The document whose mode does not take plaintext any more; empty when that is the configuration."""
+    target, destination = record.destination_workload, record.destination
+    if target is None or destination is None:
+        return ""
+    return str(policies.modes.at(target, destination.port).given_by or "")
 
 
 def verdict_now(record: ConnectionRecord, context: WorkloadContext, policies: PolicySet) -> Verdict | None:

@@ -35,23 +35,57 @@ def record(
 PEER = PlaintextPeer(DB.key, Endpoint.parse("10.0.0.2:80"), parse_address("192.0.2.7"))
 
 
+def come_and_go(peers: PlaintextPeers, made: ConnectionRecord) -> None:
+    """A connection that ends in the moment in which it is made."""
+    peers.opened(made)
+    made.finish(made.opened_monotonic, ClosedBy.SOURCE, CloseKind.FIN)
+    peers.closed(made)
+
+
 def test_plaintext_is_remembered_once_for_each_peer_and_nothing_else() -> None:
     peers = PlaintextPeers()
-    peers.opened(record())
-    peers.opened(record("192.0.2.7:5000", NOW + 1))
-    peers.opened(record("192.0.2.8:1", NOW, Transport.MUTUAL_TLS))
     outbound = record("192.0.2.9:1")
     outbound.direction = Direction.OUTBOUND
-    peers.opened(outbound)
+    for made in (
+        record(),
+        record("192.0.2.7:5000", NOW + 1),
+        record("192.0.2.8:1", NOW, Transport.MUTUAL_TLS),
+        outbound,
+    ):
+        come_and_go(peers, made)
     assert peers.since(NOW) == (PEER,)
     assert peers.since(NOW + 1) == ()
+
+
+def test_connection_that_is_still_open_counts_however_old_it_is() -> None:
+    peers = PlaintextPeers()
+    first, second = record(at=NOW - 90_000), record("192.0.2.7:5000", NOW - 90_000)
+    for made in (first, second):
+        peers.opened(made)
+    assert peers.since(NOW - 3600) == (PEER,)
+    first.finish(1.0 + 10_000, ClosedBy.SOURCE, CloseKind.FIN)
+    peers.closed(first)
+    assert peers.since(NOW - 3600) == (PEER,)
+    second.finish(1.0 + 89_000, ClosedBy.SOURCE, CloseKind.FIN)
+    peers.closed(second)
+    assert peers.since(NOW - 1000.5) == (PEER,)
+    assert peers.since(NOW - 999.5) == ()
+
+
+def test_end_of_what_was_no_plaintext_means_nothing() -> None:
+    peers = PlaintextPeers()
+    made = record(transport=Transport.MUTUAL_TLS)
+    peers.opened(made)
+    made.finish(2.0, ClosedBy.SOURCE, CloseKind.FIN)
+    peers.closed(made)
+    assert peers.since(0) == ()
 
 
 def test_oldest_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plaintext_peers, "MAX_PEERS", 2)
     peers = PlaintextPeers()
     for number in (1, 2, 1, 3):
-        peers.opened(record(f"192.0.2.{number}:1"))
+        come_and_go(peers, record(f"192.0.2.{number}:1"))
     assert [str(peer.source) for peer in peers.since(0)] == ["192.0.2.1", "192.0.2.3"]
 
 
@@ -61,9 +95,10 @@ def test_agent_before_is_remembered_by_its_file_of_records(tmp_path: Path) -> No
     for made in (
         record(at=NOW - 10),
         record("192.0.2.8:1", NOW - 4000),
+        record("192.0.2.6:1", NOW - 4000),
         record("192.0.2.9:1", NOW, Transport.MUTUAL_TLS),
     ):
-        made.finish(2.0, ClosedBy.SOURCE, CloseKind.FIN)
+        made.finish(1000.0 if "192.0.2.6" in str(made.source) else 2.0, ClosedBy.SOURCE, CloseKind.FIN)
         lines.append(format_record(made))
     path.write_text(
         "\n".join(
@@ -78,7 +113,7 @@ def test_agent_before_is_remembered_by_its_file_of_records(tmp_path: Path) -> No
     )
     peers = PlaintextPeers()
     peers.remember(path, NOW)
-    assert peers.since(0) == (PEER,)
+    assert [str(peer.source) for peer in peers.since(0)] == ["192.0.2.7", "192.0.2.6"]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])

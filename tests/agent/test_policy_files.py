@@ -117,6 +117,8 @@ def test_name_twice_in_two_files_is_refused(files: PolicyFiles, tmp_path: Path) 
         (lambda path: path.parent.chmod(0o777), "everybody may change it"),
         (lambda path: (path.touch(), os.chown(path, 12345, -1)), "belongs to uid 12345, who may change it"),
         (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("nowhere"), "a.yaml: is a link to a file that is not there"),
+        (lambda path: os.chown(path.parent, 12345, -1), "belongs to uid 12345, who may change it"),
     ],
 )  # fmt: skip
 def test_file_that_is_none_is_refused(files: PolicyFiles, tmp_path: Path, make: object, message: str) -> None:
@@ -125,6 +127,47 @@ def test_file_that_is_none_is_refused(files: PolicyFiles, tmp_path: Path, make: 
         files.load()
     assert message in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_link_to_nothing_does_not_hide_the_other_files(files: PolicyFiles, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(authorization("a"))
+    (tmp_path / "b.yaml").symlink_to("nowhere")
+    for ask in (files.signature, files.load):
+        with pytest.raises(PolicyError, match=r"b\.yaml: is a link to a file that is not there"):
+            ask()
+
+
+def test_file_that_goes_away_between_listing_and_looking_is_no_error(
+    files: PolicyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text(authorization("a"))
+    (tmp_path / "b.yaml").write_text(authorization("b"))
+    sign = policy_files._sign
+
+    def deletes(name: str, status: os.stat_result) -> tuple[str, int, int, int, int]:
+        if (tmp_path / "b.yaml").exists():
+            (tmp_path / "b.yaml").unlink()
+            raise FileNotFoundError
+        return sign(name, status)
+
+    monkeypatch.setattr(policy_files, "_sign", deletes)
+    signature = files.signature()
+    assert signature is not None
+    assert [entry[0] for entry in signature] == ["a.yaml"]
+
+
+def test_set_is_swapped_as_kubernetes_swaps_a_config_map(files: PolicyFiles, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / f"..{version}").mkdir()
+        (tmp_path / f"..{version}/a.yaml").write_text(authorization(f"a{version}"))
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
+    before = files.signature()
+    assert names(files) == ["AuthorizationPolicy shop/a1"]
+    (tmp_path / "..new").symlink_to("..2")
+    (tmp_path / "..new").rename(tmp_path / "..data")
+    assert files.signature() != before
+    assert names(files) == ["AuthorizationPolicy shop/a2"]
 
 
 def test_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:

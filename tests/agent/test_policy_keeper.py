@@ -94,7 +94,8 @@ async def test_change_of_files_is_in_force_soon_and_noted(world: World, nursery:
     assert world.events()[-1]["changed"] == ["AuthorizationPolicy shop/deny"]
     (world.directory / "a.yaml").unlink()
     await until(lambda: not world.policy.value.documents)
-    assert world.events()[-1]["removed"] == ["AuthorizationPolicy shop/deny"]
+    event = world.events()[-1]
+    assert (event["by"], event["removed"]) == ("removal of all files", ["AuthorizationPolicy shop/deny"])
 
 
 async def test_invalid_file_leaves_the_last_good_set(world: World, nursery: trio.Nursery) -> None:
@@ -114,6 +115,39 @@ async def test_invalid_file_leaves_the_last_good_set(world: World, nursery: trio
     await until(lambda: not world.keeper.error)
     assert world.verdict() == "policy_denied"
     assert world.metric("interceptor_policies_refused") == 0
+
+
+async def test_file_that_is_being_written_is_not_read_before_it_is_whole(
+    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_keeper, "SETTLE_SECONDS", 1.0)  # a busy machine may hold the writer up
+    world.write("a.yaml", DENY)
+    world.keeper.start()
+    nursery.start_soon(world.keeper.run)
+    for comment in "abc":
+        with (world.directory / "a.yaml").open("w") as file:  # empty for a moment, and valid
+            for part in (DENY[:10], DENY[10:], f"# {comment}"):
+                await trio.sleep(0.03)
+                assert world.verdict() == "policy_denied"
+                file.write(part)
+                file.flush()
+    world.write("b.yaml", "[")  # from here on what was written before is known to have been read
+    await until(lambda: bool(world.keeper.error))
+    assert [event["event"] for event in world.events()] == ["policy_refused"]
+    assert world.verdict() == "policy_denied"
+
+
+async def test_files_that_change_all_the_time_are_looked_at_all_the_same(
+    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_keeper, "SETTLE_SECONDS", 0.01)
+    world.keeper.start()
+    nursery.start_soon(world.keeper.run)
+    world.write("a.yaml", DENY)
+    with trio.fail_after(10):
+        while world.verdict() != "policy_denied":
+            world.write("b.yaml", f"# {trio.current_time()}\n")
+            await trio.sleep(0.005)
 
 
 async def test_directory_that_vanishes_leaves_the_last_good_set(world: World, nursery: trio.Nursery) -> None:

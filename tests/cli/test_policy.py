@@ -88,6 +88,16 @@ def test_file_that_cannot_be_read_is_wrong_usage(tmp_path: Path) -> None:
         invoke(check, None, tmp_path / "binary.yaml")
 
 
+@pytest.mark.parametrize("command", [simulate, apply])
+def test_broken_file_is_named_as_it_was_given(command: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("kind: x\n")
+    session = Talking(AnsweredError("the agent was asked", 1))
+    result = CliRunner().invoke(command, [str(broken)], obj=session)
+    assert isinstance(result.exception, PolicyError)
+    assert str(result.exception).startswith(f"{broken}:1:1: ")
+
+
 def test_simulate_says_when_nothing_would_change(good: Path) -> None:
     shown = invoke(simulate, {"connections": 7, "changes": []}, good)
     assert shown == "no verdict would change, of 7 connections\n"

@@ -59,7 +59,7 @@ def test_document_values_have_path_and_line() -> None:
         ("a: 1\n---\nb: 2\n", "config.yaml:2: cannot be read, but found another document"),
         ("a: [1\nb: 2\n", "config.yaml:2: cannot be read, expected ',' or ']', but got ':'"),
         ("a:\n\t- 1\n", "config.yaml:2: cannot be read, found character '\\t' that cannot start any token"),
-        ("a: '\0'\n", "config.yaml: cannot be read, "),
+        ("a: '\0'\n", "config.yaml:1: cannot be read, "),
         ('a: "\\UFFFFFFFF"\n', "config.yaml: cannot be read, "),
         ("a: {" * MAX_DEPTH, f"config.yaml:1: cannot be read, it is nested deeper than {MAX_DEPTH} levels"),
         ("[" * 100_000, f"config.yaml:1: cannot be read, it is nested deeper than {MAX_DEPTH} levels"),

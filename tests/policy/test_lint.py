@@ -32,8 +32,8 @@ def found(text: str, *, inventory: bool = True) -> tuple[str, ...]:
     [
         (peer_authentication("a", portLevelMtls="{80: {}}"), "PeerAuthentication shop/a: portLevelMtls is ignored, it only"),
         (authorization("a", action="DENY"), "AuthorizationPolicy shop/a: a DENY without rules never matches"),
-        (exception("a", "INBOUND", ports="['80']", expires="2027-01-14"), "LegacyException shop/a: ended at 2027-01-15"),
-        (exception("a", "INBOUND", ports="['80']", expires="2027-01-20"), "shop/a: ends at 2027-01-21, ops should see to it"),
+        (exception("a", "INBOUND", ports="['80']", expires="2027-01-14"), "LegacyException shop/a: its last day was 2027-01-14, remove it"),
+        (exception("a", "INBOUND", ports="['80']", expires="2027-01-20"), "shop/a: its last day is 2027-01-20, ops should see to it"),
         (authorization("a", "none"), "AuthorizationPolicy none/a: no enrolled workload in its scope, so it selects nothing"),
         (authorization("a", selector="{matchLabels: {app: wbe}}"), "no enrolled workload in its scope with app=wbe"),
         (ACCOUNTS, "AuthorizationPolicy shop/a: nobody matches no enrolled workload"),
@@ -75,5 +75,5 @@ def test_without_an_inventory_nothing_is_said_of_whom_is_matched() -> None:
 def test_exceptions_that_end_are_told_apart() -> None:
     text = exception("a", "INBOUND", ports="['80']", expires="2027-01-20") + authorization("b", action="DENY")
     assert expiring(policies(text).documents, NOW) == (
-        "LegacyException shop/a: ends at 2027-01-21, ops should see to it",
+        "LegacyException shop/a: its last day is 2027-01-20, ops should see to it",
     )

@@ -269,6 +269,6 @@ def test_explanation_of_an_exception_says_for_whom_and_when_it_ended() -> None:
     texts = [step.text for step in steps if step.name == "exception"]
     assert texts == [
         "LegacyException shop/now covers it, for ops",
-        "LegacyException shop/over does not cover it: it ended at 2027-01-01 UTC",
+        "LegacyException shop/over does not cover it: its last day was 2026-12-31 (UTC)",
     ]
     assert datetime(2027, 1, 15, 8, tzinfo=UTC).timestamp() == AT

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 
 from interceptor.policy.parse import parse_policies
@@ -15,14 +16,12 @@ from interceptor.proxy import application
 from interceptor.proxy.redecide import BATCH, redecide
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind, ConnectionRecord
 from interceptor.workload import Direction, Endpoint
-from tests.policy.world import authorization
+from tests.policy.world import authorization, peer_authentication
 from tests.proxy.mesh import Mesh, echo, is_reset, serve_application
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator
-
-    import pytest
 
 
 def policies(text: str, mode: MtlsMode = MtlsMode.STRICT) -> PolicySet:
@@ -88,14 +87,26 @@ async def test_connection_that_is_permitted_goes_on_through_many_changes(
             assert await client.receive_some(1) == b"y"
 
 
-async def test_plaintext_ends_when_encryption_is_demanded(running: Mesh, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize(
+    ("text", "by"),
+    [
+        ("", ""),
+        (
+            peer_authentication("strict", "default", mtls="{mode: STRICT}"),
+            "PeerAuthentication default/strict",
+        ),
+    ],
+)
+async def test_plaintext_ends_when_encryption_is_demanded(
+    running: Mesh, nursery: trio.Nursery, text: str, by: str
+) -> None:
     running.policy.replace(policies("", MtlsMode.DISABLE))
     async with connected(running, nursery) as client:
-        running.policy.replace(policies("", MtlsMode.PERMISSIVE))
+        running.policy.replace(policies(text, MtlsMode.PERMISSIVE))
         assert await redecide(running.source.context) == 1
         assert await is_reset(client)
     source = await running.source.recorder.only_record()
-    assert source.reason is Reason.PLAINTEXT_REFUSED
+    assert (source.reason, source.policy) == (Reason.PLAINTEXT_REFUSED, by)
 
 
 async def test_connection_that_is_not_decided_yet_is_left_to_its_first_decision(mesh: Mesh) -> None:
