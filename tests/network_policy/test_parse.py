@@ -175,7 +175,7 @@ def test_what_is_no_document_is_refused():
     assert refusal("- a\n") == "f.yaml:1:1: expected 'key: value' lines, not a list"
     assert "f.yaml:1:" in refusal("{{ .Values.x }}: y")
     assert "nested deeper" in refusal("[" * (MAX_DEPTH + 2) + "]" * (MAX_DEPTH + 2))
-    assert "f.yaml: cannot be read" in refusal("a: \x00")
+    assert "f.yaml:1:4: cannot be read" in refusal("a: \x00")
     assert "items, at most 10000" in refusal(policy(f"ingress: [{'{},' * 10001}]"))
 
 
