@@ -57,6 +57,7 @@ def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> N
     raise_descriptor_limit()
     forbid_core_dumps()
     with closing(AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)) as store:
+        store.keep_audit_path(None if served.audit_path is None else served.audit_path.absolute())
         try:
             trio.run(_serve, store, served, progress)
         except BaseExceptionGroup as group:
