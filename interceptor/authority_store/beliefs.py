@@ -7,9 +7,11 @@ from datetime import datetime
 
 from interceptor.authority_store.base import StoreBase
 from interceptor.authority_store.registry_rows import raise_registry_version
+from interceptor.authority_store.returning import forget_return_tokens
 from interceptor.authority_store.rows import compose_trust_document, read_head, read_revocations
 from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.certificates import fingerprint
+from interceptor.identity.node_id import NodeId
 from interceptor.identity.revocation import Revocation, RevocationKind
 from interceptor.identity.spiffe_id import SCHEME, TrustDomain
 from interceptor.identity.strict_json import instant_text
@@ -37,6 +39,9 @@ class Beliefs(StoreBase):
                 (value, kind.value, instant_text(now), why),
             )
             if kind is RevocationKind.NODE:
+                node_id = NodeId.parse(value)
+                if node_id.trust_domain == self.trust_domain:
+                    forget_return_tokens(connection, node_id.name)
                 raise_registry_version(connection)
 
     def unrevoke(self, value: str) -> None:

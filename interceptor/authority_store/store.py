@@ -16,6 +16,7 @@ from interceptor.authority_store.database import DATABASE, Database, new_databas
 from interceptor.authority_store.issuers import ISSUERS, Issuers, system_errors
 from interceptor.authority_store.membership import Membership
 from interceptor.authority_store.private_directory import PrivateDirectory, Tree, staging_name
+from interceptor.authority_store.returning import Returning
 from interceptor.authority_store.rotating import Rotating
 from interceptor.errors import StateError
 from interceptor.identity.authority import Authority
@@ -26,7 +27,7 @@ from interceptor.identity.strict_json import instant_text
 NEEDED: Final = (DATABASE, ISSUERS)
 
 
-class AuthorityStore(Membership, Beliefs, Rotating):
+class AuthorityStore(Membership, Returning, Beliefs, Rotating):
     """An authority that is open; `close` it when done. Its keys are in no repr."""
 
     @classmethod
