@@ -39,6 +39,7 @@ def authority_problems(node: Node) -> list[str]:
             found.append(f"the node's own certificate, until {utc(svid.not_after)}, was not renewed: {why}")
     if node.follower.refusal is not None:
         found.append(f"the authority refuses this node: {node.follower.refusal}")
+    found += _keeping_problems(node)
     intermediates = {each for svid in node.credentials.svids() for each in svid.chain[1:]}
     for kind, remedy, authorities in (
         ("intermediate", "put the root key back, or 'interceptor ca rotate intermediate'", intermediates),
@@ -51,6 +52,15 @@ def authority_problems(node: Node) -> list[str]:
             if is_late(each.not_valid_before_utc, each.not_valid_after_utc, now)
         ]
     return found
+
+
+def _keeping_problems(node: Node) -> Iterator[str]:
+    """What a restart, or a boot, would lose."""
+    unkept, no_return = node.follower.unkept, node.follower.access.problem
+    if unkept is not None:
+        yield f"a restart would lose what this node believes now, a rotation waits for it: {unkept}"
+    if no_return is not None:
+        yield f"this node could not come back by itself after a boot: {no_return}"
 
 
 def revocation_of(enrolled: Enrolled) -> str | None:

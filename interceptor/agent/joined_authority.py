@@ -41,6 +41,7 @@ class JoinedAuthority:
         self._trust_path = config.paths.state_dir / TRUST_FILE
         self._kept = KeptIdentity(config.paths.state_dir)
         self._returns = ReturnTokens(config.paths.state_dir)
+        self._unkept = False
         self._is_pod = token is not None and PodToken.is_meant(token)
         self.link = AuthorityClient(address, config.trust_domain, config.node, wall_clock)
 
@@ -62,8 +63,11 @@ class JoinedAuthority:
         try:
             write_atomically(self._trust_path, document.to_json())
         except InterceptorError as error:
-            log.warning("the next agent will begin with an older trust document: %s", error)
+            if not self._unkept:  # it is tried again and again
+                log.warning("the next agent will begin with an older trust document: %s", error)
+            self._unkept = True
             return str(error)
+        self._unkept = False
         return None
 
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
