@@ -34,6 +34,7 @@ _COLOURS = {
     "starting": "yellow",
     "warning": "yellow",
     "late": "yellow",
+    "due": "yellow",
     "degraded": "red",
     "cut_off": "red",
     "refused": "red",
