@@ -121,8 +121,8 @@ class NodeReport:
                 "bundle_hash": self.bundle_hash,
                 "document_hash": self.document_hash,
                 "issuers": list(self.issuers),
-                "unkept": self.unkept,
                 "workloads": [workload.to_document() for workload in self.workloads],
+                **({"unkept": self.unkept} if self.unkept else {}),
             }
         )
 
@@ -130,9 +130,8 @@ class NodeReport:
     def from_json(cls, data: bytes) -> Self:
         """Read what `to_json` made; raises InvalidInput."""
         value = parse("report", data, MAX_REPORT_BYTES)
-        fields = Fields(
-            "report", value, "at", "bundle_hash", "document_hash", "issuers", "unkept", "workloads"
-        )
+        names = ("at", "bundle_hash", "document_hash", "issuers", "workloads")
+        fields = Fields("report", value, *names, optional=("unkept",))
         return cls(
             fields.text("bundle_hash", 71),
             fields.text("document_hash", 71),
@@ -141,5 +140,5 @@ class NodeReport:
                 RegisteredWorkload.from_document(entry) for entry in fields.array("workloads", MAX_WORKLOADS)
             ),
             fields.instant("at"),
-            fields.text("unkept", MAX_REASON),
+            fields.optional_text("unkept", MAX_REASON),
         )

@@ -14,7 +14,6 @@ _SECOND: Final = (
         " ended_at TEXT, used INTEGER NOT NULL DEFAULT 0, successor TEXT) STRICT"
     ),
     "CREATE INDEX return_tokens_of_node ON return_tokens (node)",
-    "UPDATE nodes SET report = NULL, reported_at = NULL",  # theirs says less: they report again within half a minute
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _FIRST: Final = f"""
