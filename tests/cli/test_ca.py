@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ from interceptor.authority.tokens import Token
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.ca import ca
 from interceptor.cluster.cluster import Kind
+from interceptor.identity.spiffe_id import TrustDomain
 from tests.cli.test_errors import cli
 from tests.harness.process import CLI, read_line
 from tests.kubernetes.api_server import ApiServer, running
@@ -486,3 +487,50 @@ def test_serve_for_a_cluster_lists_and_watches_its_pods_and_namespaces(authority
                 process.kill()
 
     trio.run(serve_until_both_are_watched)
+
+
+def aged(tmp_path: Path, days: int, *, root_key: bool = False) -> Authority:
+    """An authority that was made so long ago, and whose root key was taken away."""
+    authority = Authority(tmp_path / "authority")
+    made = datetime.now(UTC) - timedelta(days=days)
+    AuthorityStore.create(authority.directory, TrustDomain("prod.example"), made).close()
+    (key,) = authority.directory.rglob("root.key")
+    if not root_key:
+        key.unlink()
+    return authority
+
+
+@pytest.mark.parametrize(("days", "state", "status"), [(10, "valid", 0), (200, "due", 0), (300, "late", 1)])
+def test_status_says_how_to_renew_an_intermediate_whose_root_key_is_elsewhere(
+    tmp_path: Path, days: int, state: str, status: int
+) -> None:
+    authority = aged(tmp_path, days)
+    table, data = authority.run("status"), authority.run("status", "-o", "json")
+    assert (table.status, data.status) == (status, status)
+    assert json.loads(data.stdout)["intermediate"]["state"] == state
+    by_hand = "put root.key back into its directory, run 'interceptor ca rotate intermediate'"
+    assert (f"{state}: {by_hand}" in table.stdout) is (state != "valid")
+
+
+def test_status_renews_an_intermediate_whose_root_key_is_there(tmp_path: Path) -> None:
+    authority = aged(tmp_path, 300, root_key=True)
+    assert authority.data("status")["intermediate"]["state"] == "valid"
+
+
+def test_status_of_a_root_that_was_not_replaced_in_time_fails(tmp_path: Path) -> None:
+    result = aged(tmp_path, 2800, root_key=True).run("status")
+    assert result.status == 1
+    assert "late: begin with 'interceptor ca rotate prepare'" in result.stdout
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:15022", "[::]:15022", "192.0.2.1:15022"])
+def test_metrics_that_others_could_reach_are_served_only_when_asked_for(
+    authority: Authority, address: str
+) -> None:
+    said = authority.refused("serve", "--metrics", address, status=2)
+    assert "can be reached by others" in said
+    assert "--metrics-public" in said
+
+
+def test_return_period_out_of_bounds_is_refused(authority: Authority) -> None:
+    assert "out of range" in authority.refused("serve", "--return-period", "721h", status=2)
