@@ -71,7 +71,7 @@ async def scraped(service: Service) -> Samples:
 
 async def until(service: Service, wanted: Callable[[Samples], bool]) -> Samples:
     with trio.fail_after(DEADLINE_SECONDS):
-        while not wanted(found := await scraped(service)):
+        while not wanted(found := await scraped(service)):  # noqa: ASYNC110
             await trio.sleep(0.05)
     return found
 

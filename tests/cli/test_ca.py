@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import socket
 import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,7 +29,6 @@ from tests.kubernetes.api_server import ApiServer, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.harness.process import Result
 
@@ -116,7 +117,9 @@ def test_init_where_an_authority_is_already_is_refused(authority: Authority) -> 
 
 
 def test_init_with_a_bad_trust_domain_is_refused(tmp_path: Path) -> None:
-    assert "trust domain 'A b'" in Authority(tmp_path / "authority").refused("init", "--trust-domain", "A b")
+    assert "trust domain 'A b'" in Authority(tmp_path / "authority").refused(
+        "init", "--trust-domain", "A b", status=2
+    )
     assert not (tmp_path / "authority").exists()
 
 
@@ -176,8 +179,8 @@ def test_token_is_shown_once_with_the_command_to_run(authority: Authority) -> No
         (("--node", "a"), 2, "give --allow"),
         (("--node", "a", "--ttl", "soon", *ALLOW), 2, "'soon' is not a duration"),
         (("--node", "a", "--ttl", "1000h", *ALLOW), 2, "out of range"),
-        (("--node", "A", *ALLOW), 1, "node name 'A'"),
-        (("--node", "a", "--allow", "web"), 1, "pattern 'web'"),
+        (("--node", "A", *ALLOW), 2, "node name 'A'"),
+        (("--node", "a", "--allow", "web"), 2, "pattern 'web'"),
     ],
 )
 def test_token_that_makes_no_sense_is_refused(
@@ -275,11 +278,11 @@ def test_revocation_is_listed_until_it_is_taken_back(authority: Authority) -> No
     authority.ok("unrevoke", "A1B0000000000002C")
     assert authority.ok("revocations") == "nothing is revoked\n"
     assert "is not revoked" in authority.refused("unrevoke", web)
-    assert "neither a SPIFFE ID nor a serial number" in authority.refused("revoke", "web")
+    assert "neither a SPIFFE ID nor a serial number" in authority.refused("revoke", "web", status=2)
 
 
 def test_serial_number_as_a_table_shows_it_revokes_nothing_and_says_so(authority: Authority) -> None:
-    said = authority.refused("revoke", "25ed5203", status=1)
+    said = authority.refused("revoke", "25ed5203", status=2)
     assert "25ed5203 is only the end of a serial number" in said
     assert "interceptor certificates -o json" in said
     assert authority.data("revocations") == []
@@ -346,7 +349,9 @@ def test_passphrase_from_a_file_encrypts_the_keys_and_opens_them(tmp_path: Path)
     authority.ok("status", *given)
     authority.ok("token", "create", "--node", "a", *ALLOW)  # needs no key
     file.write_text("wrong")
-    assert "or the passphrase is another" in authority.refused("status", *given)
+    assert "cannot be opened with this passphrase: check --passphrase-file" in authority.refused(
+        "status", *given
+    )
 
 
 @pytest.mark.parametrize(
@@ -534,3 +539,46 @@ def test_metrics_that_others_could_reach_are_served_only_when_asked_for(
 
 def test_return_period_out_of_bounds_is_refused(authority: Authority) -> None:
     assert "out of range" in authority.refused("serve", "--return-period", "721h", status=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("init", "--trust-domain", ""),
+        ("token", "create", "--node", "../x", *ALLOW),
+        ("node", "allow", "a", "--allow", "*"),
+        ("revoke", "spiffe://"),
+        ("revoke", "spiffe://prod.example/ns/shop/sa/web", "--why", "a\nb"),
+        ("unrevoke", "nothing"),
+        ("alias", "A!"),
+        ("unalias", "A!"),
+        ("unfederate", "A!"),
+    ],
+)
+def test_argument_that_cannot_be_right_is_wrong_usage_and_leaves_no_line(
+    authority: Authority, arguments: tuple[str, ...]
+) -> None:
+    before = (authority.directory / "audit.jsonl").read_text()
+    authority.refused(*arguments, status=2)
+    assert (authority.directory / "audit.jsonl").read_text() == before
+
+
+def test_rotation_with_a_wrong_passphrase_or_none_writes_no_keys(tmp_path: Path) -> None:
+    authority, right, wrong = Authority(tmp_path / "authority"), tmp_path / "right", tmp_path / "wrong"
+    for file in (right, wrong):
+        file.write_text(file.name)
+        file.chmod(0o600)
+    authority.ok("init", "--passphrase-file", str(right))
+    before = sorted(authority.directory.rglob("*.key"))
+    assert "is encrypted" in authority.refused("rotate", "prepare")
+    assert "cannot be opened" in authority.refused("rotate", "prepare", "--passphrase-file", str(wrong))
+    assert sorted(authority.directory.rglob("*.key")) == before
+    authority.ok("rotate", "prepare", "--passphrase-file", str(right))
+    assert all(b"ENCRYPTED" in key.read_bytes() for key in authority.directory.rglob("*.key"))
+
+
+def test_passphrase_file_that_is_no_file_is_not_waited_for(authority: Authority, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    for path in (fifo, Path("/dev/zero")):
+        assert "is not a regular file" in authority.refused("status", "--passphrase-file", str(path))

@@ -13,7 +13,7 @@ from interceptor.agent.clock import wall_clock
 from interceptor.authority.outlook import Outlook, intermediate_outlook, root_outlook
 from interceptor.authority_service.command_audit import command_line
 from interceptor.authority_store import AuthorityStore
-from interceptor.cli.ca.opening import place_options, with_store
+from interceptor.cli.ca.opening import place_options, said, with_store
 from interceptor.cli.ca.operator import operator
 from interceptor.cli.output import coloured, output_option, print_data
 from interceptor.cli.quantities import in_seconds, seconds_until
@@ -47,7 +47,7 @@ def init(session: Session, directory: Path, passphrase: bytes | None, trust_doma
       sudo interceptor ca init
       sudo interceptor ca init --dir /srv/ca --trust-domain prod.example --passphrase-file /root/pass
     """
-    domain = TrustDomain.parse(trust_domain) if trust_domain else session.config.trust_domain
+    domain = session.config.trust_domain if trust_domain is None else said(TrustDomain.parse, trust_domain)
     _make_parent(directory.parent)
     now, values = wall_clock(), {"trust_domain": domain.name, "encrypted": passphrase is not None}
     line = command_line("command_done", "init", operator(), {"values": values}, now)

@@ -11,7 +11,7 @@ import click
 
 from interceptor.agent.authority_process import ServedAuthority, run_authority
 from interceptor.authority.return_tokens import MAX_PERIOD
-from interceptor.cli.ca.opening import duration, place_options
+from interceptor.cli.ca.opening import duration, place_options, said
 from interceptor.cluster.head import ObjectKey
 from interceptor.config.values import parse_listen_address
 from interceptor.errors import InvalidInput, UsageError, quoted
@@ -126,10 +126,7 @@ def serve(
 
 
 def _listen_address(text: str) -> Endpoint:
-    try:
-        return parse_listen_address(text)
-    except InvalidInput as error:
-        raise UsageError(str(error)) from None
+    return said(parse_listen_address, text)
 
 
 def _metrics_address(text: str | None, *, is_public: bool) -> Endpoint | None:
