@@ -20,10 +20,10 @@ from interceptor.identity.trust_document import TrustDocument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.config import Config
     from interceptor.credentials import Credentials
     from interceptor.identity.svid import NodeSvid
-    from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ TRUST_FILE = "trust.json"
 class JoinedAuthority:
     """An AuthorityAccess over the network; the node's own certificate is renewed like those of its workloads."""
 
-    def __init__(self, config: Config, address: Endpoint, token: str | None) -> None:
+    def __init__(self, config: Config, address: AuthorityAddress, token: str | None) -> None:
         self.address = address
         self.node_name = config.node
         self._node_id = NodeId(config.trust_domain, config.node)

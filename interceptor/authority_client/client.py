@@ -19,6 +19,7 @@ from interceptor.authority.refusal import Code
 from interceptor.authority.tokens import root_of_token
 from interceptor.authority_client.channel import ANSWER_SECONDS, Channel, Question, Side
 from interceptor.authority_client.recognise import bundles_of_token
+from interceptor.authority_client.resolve import Way
 from interceptor.errors import AuthorityError, AuthorityRefusal, InvalidInput
 from interceptor.identity.node_id import NodeId
 from interceptor.identity.signing_request import create_private_key, create_signing_request
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.authority.documents import NodeReport
     from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
-    from interceptor.workload import Endpoint
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
@@ -50,14 +51,14 @@ class AuthorityClient:
     """
 
     def __init__(
-        self, endpoint: Endpoint, trust_domain: TrustDomain, node: str, now: Callable[[], datetime]
+        self, address: AuthorityAddress, trust_domain: TrustDomain, node: str, now: Callable[[], datetime]
     ) -> None:
         """`node` is our name.  Then `join`, or `resume` with what an earlier join gave."""
-        self._endpoint = endpoint
+        self._way = Way(address)
         self._trust_domain = trust_domain
         self._node_id = NodeId(trust_domain, node)
         self._now = now
-        self._channel = Channel(endpoint, trust_domain, now)
+        self._channel = Channel(self._way, trust_domain, now)
         self._svid: NodeSvid | None = None
         self._document: TrustDocument | None = None
         self.return_until: datetime | None = (
@@ -94,7 +95,7 @@ class AuthorityClient:
             root_fingerprint = root_of_token(token)
         except InvalidInput as error:
             raise AuthorityError(str(error)) from None
-        bundles = await bundles_of_token(self._endpoint, self._trust_domain, root_fingerprint)
+        bundles = await bundles_of_token(self._way, self._trust_domain, root_fingerprint)
         return await self._join(Side.of(None, bundles, self._trust_domain), token, offered)
 
     async def come_back(self, token: str, document: TrustDocument, offered: str = "") -> NodeSvid:
