@@ -13,6 +13,7 @@ from interceptor.agent.clock import wall_clock
 from interceptor.agent.remote_workloads import remote_workloads
 from interceptor.agent.reporter import Reporter
 from interceptor.agent.subscription import LONGEST_PAUSE, Subscription
+from interceptor.authority.refusal import Code
 from interceptor.authority.reports import MAX_ADDRESSES, MAX_REASON, NodeReport, RegisteredWorkload
 from interceptor.credentials.issuers import roots_of
 from interceptor.credentials.renewal import LONGEST_PAUSE_SHARE
@@ -104,6 +105,12 @@ class Follower:
         """What the authority has against this node, so that nothing reaches it until somebody acts; None if nothing."""
         failures = (self.trust.last_failure if self.trust else None, self.reporter.last_failure)
         return next((str(each) for each in failures if isinstance(each, AuthorityRefusal)), None)
+
+    @property
+    def clock_skew(self) -> str | None:
+        """That our clock and the authority's differ, as far as one of us has noticed: nothing can be renewed then."""
+        failures = (self.trust.last_error if self.trust else None, self.reporter.last_error)
+        return next((each for each in failures if each and each.startswith(f"{Code.CLOCK_SKEW}:")), None)
 
     async def open(self) -> None:
         """Find the way to the authority, and believe what it says."""

@@ -160,7 +160,7 @@ class JoinedAuthority:
         try:
             self._kept.store(svid)
         except InterceptorError as error:
-            log.warning("the next agent will need a new token to join: %s", error)
+            log.warning("the next agent will have to come back by the return token: %s", error)
 
     def _load(self) -> tuple[tuple[NodeSvid, TrustDocument] | None, str]:
         """What the last agent left, or why it cannot be used."""

@@ -41,6 +41,7 @@ _COLOURS = {
     "pending": "red",
     "missing": "red",
     "expired": "red",
+    "not_yet_valid": "red",
     "revoked": "red",
     "failure": "red",
     "denial": "red",

@@ -50,11 +50,13 @@ class CredentialStatus:
 
 
 def certificate_state(svid: X509Svid | NodeSvid | None, now: datetime) -> str:
-    """missing, expired, late (past three quarters of its life, and not renewed) or valid."""
+    """missing, expired, not_yet_valid (by our clock), late (past three quarters of its life, not renewed) or valid."""
     if svid is None:
         return "missing"
     if svid.not_after <= now:
         return "expired"
+    if svid.not_before > now:
+        return "not_yet_valid"
     return "late" if is_late(svid.issued_at, svid.not_after, now) else "valid"
 
 

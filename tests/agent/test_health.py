@@ -35,13 +35,18 @@ def node(
     error: str = "",
     refusal: str | None = None,
     unkept: str | None = None,
+    clock_skew: str | None = None,
     problem: str | None = None,
 ) -> Any:
     renewal = None if own is None else SimpleNamespace(certificate=own, last_error=error or None)
     return SimpleNamespace(
         credentials=SimpleNamespace(node=renewal, svids=lambda: iter(svids)),
         follower=SimpleNamespace(
-            own_roots=lambda: roots, refusal=refusal, unkept=unkept, access=SimpleNamespace(problem=problem)
+            clock_skew=clock_skew,
+            own_roots=lambda: roots,
+            refusal=refusal,
+            unkept=unkept,
+            access=SimpleNamespace(problem=problem),
         ),
     )
 
@@ -63,6 +68,12 @@ def test_disk_that_keeps_nothing_of_what_a_restart_needs_is_a_problem() -> None:
     ) == [
         "a restart would lose what this node believes now, a rotation waits for it: cannot write trust.json: full",
         "this node could not come back by itself after a boot: cannot write return.token: full",
+    ]
+
+
+def test_clock_that_differs_from_the_authoritys_is_a_problem() -> None:
+    assert authority_problems(node(clock_skew="clock_skew: node-a's clock is 300 s ahead")) == [
+        "clocks differ, nothing can be renewed: clock_skew: node-a's clock is 300 s ahead"
     ]
 
 
