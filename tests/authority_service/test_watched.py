@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from datetime import timedelta
 from ipaddress import ip_address
@@ -156,3 +157,30 @@ async def test_address_for_metrics_that_is_taken_is_told(service: Service) -> No
         AuthorityError, match=r"cannot listen on .* for metrics .*: give --metrics a free port"
     ):
         await serve_metrics(taken, service.endpoint)
+
+
+async def test_store_that_takes_long_to_read_leaves_half_of_the_time_to_those_who_ask(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, pauses = view.Views(service.store, service.clock), []
+    version, sleep = service.store.version, trio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    def slow() -> int:
+        time.sleep(3 * view.LOOK_SECONDS)
+        return version()
+
+    monkeypatch.setattr(service.store, "version", slow)
+    monkeypatch.setattr(view, "trio", SimpleNamespace(**{**vars(trio), "sleep": noted}))
+    with trio.move_on_after(DEADLINE_SECONDS) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(views.run)
+            while len(pauses) < 2:
+                await sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert not scope.cancelled_caught
+    assert pauses[0] == view.LOOK_SECONDS
+    assert pauses[1] >= 3 * view.LOOK_SECONDS
