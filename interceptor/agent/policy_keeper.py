@@ -19,6 +19,7 @@ from interceptor.agent.policy_files import PolicyFiles, PolicyTexts, collection_
 from interceptor.agent.state import write_atomically
 from interceptor.errors import InterceptorError, PolicyError
 from interceptor.policy.documents import LegacyException
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.redecide import redecide
 
@@ -66,7 +67,7 @@ class PolicyKeeper:
         self._contexts = contexts
         self._now = now
         self._metrics = metrics
-        self._files = PolicyFiles(config.paths.policies, config.policy.root_namespace)
+        self._files = PolicyFiles(config.paths.policies, mesh_of(config))
         self._marker = config.paths.state_dir / MARKER
         self._seen: Signature | None = None
         self._texts: Mapping[str, str] = {}
@@ -263,6 +264,11 @@ class PolicyKeeper:
                     old.splitlines(), new.splitlines(), name, name, lineterm="", n=1
                 )
         return lines[:MAX_DIFF_LINES]
+
+
+def mesh_of(config: Config) -> MeshNames:
+    """What documents mean in the mesh of this configuration."""
+    return MeshNames(config.policy.root_namespace, config.trust_domain.name)
 
 
 def changes_between(before: Iterable[Document], after: Iterable[Document]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.admin import AnsweredError
+from interceptor.agent.policy_keeper import mesh_of
 from interceptor.agent.policy_requests import read_policy_file
 from interceptor.cli.context import pass_session, require_root
 from interceptor.cli.output import coloured, output_option, print_data, print_table
@@ -173,7 +174,7 @@ def _parsed(session: Session, files: tuple[Path, ...]) -> tuple[Document, ...]:
     """The documents of the files; what is wrong is told of each file under the name by which it was given."""
     texts = [(str(path), read_policy_file(path)) for path in files]
     try:
-        return parse_policies(texts, session.config.policy.root_namespace)
+        return parse_policies(texts, mesh_of(session.config))
     except PolicyError as error:
         for problem in error.problems[1:]:
             click.echo(f"interceptor: {problem}", err=True)

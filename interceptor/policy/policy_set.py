@@ -65,7 +65,7 @@ class PolicySet:
 
     def __post_init__(self) -> None:
         """Index the documents, whose order means nothing; raises ValueError when a name is there twice."""
-        documents = tuple(sorted(self.documents, key=lambda document: document.head.name))
+        documents = tuple(sorted(self.documents, key=_in_order))
         names = Counter(document.head.name for document in documents)
         if len(names) != len(documents):
             raise ValueError(f"{names.most_common(1)[0][0]} is there twice")
@@ -253,6 +253,12 @@ def peer(attempt: InboundAttempt) -> str:
 
 def _of_type(documents: Iterable[Document], wanted: type[D]) -> tuple[D, ...]:
     return tuple(document for document in documents if isinstance(document, wanted))
+
+
+def _in_order(document: Document) -> tuple[str, str, str]:
+    """As names are ordered; a tuple is compared several times as fast."""
+    name = document.head.name
+    return name.namespace, name.name, name.kind
 
 
 def _text(name: PolicyName | None) -> str:

@@ -4,7 +4,7 @@ The documents are walked one by one, without the indexes that make `PolicySet` f
 which the tests hold against the first.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -239,7 +239,7 @@ def _outcome(matched: Iterable[tuple[AuthorizationPolicy, bool]]) -> Outcome:
     return Outcome(permitted=bool(allowed), by=allowed[0].head.name if allowed else None)
 
 
-def _why_no_rule(rules: tuple[Rule, ...], facts: Facts) -> str | None:
+def _why_no_rule(rules: Sequence[Rule], facts: Facts) -> str | None:
     """Why none of the rules matches; None when one does."""
     reasons = []
     for number, rule in enumerate(rules):

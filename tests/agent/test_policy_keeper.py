@@ -249,7 +249,7 @@ async def test_right_that_is_given_back_is_noticed(world: World, nursery: trio.N
 
 def test_fault_of_ours_at_the_start_denies_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write("a.yaml", DENY)
-    monkeypatch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+    monkeypatch.setattr("interceptor.agent.parsing.parse_part", lambda *_: 1 / 0)
     world.keeper.start()
     assert world.verdict() == "policy_pending"
 
@@ -269,7 +269,7 @@ async def test_fault_of_ours_leaves_the_last_good_set_and_goes_on(
     world.write("a.yaml", DENY)
     world.keeper.start()
     with monkeypatch.context() as patch:
-        patch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+        patch.setattr("interceptor.agent.parsing.parse_part", lambda *_: 1 / 0)
         nursery.start_soon(world.keeper.run)
         world.write("a.yaml", DENY + "# changed\n")
         await until(lambda: bool(world.keeper.error))
