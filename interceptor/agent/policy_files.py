@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent.parsing import NamedPart, Parsed, parse_parts
+from interceptor.agent.policy_journal import JOURNAL, finish_replacement
 from interceptor.errors import PolicyError
 from interceptor.policy.documents import Place
 from interceptor.policy.parse import parts_of, require_unique
@@ -125,6 +126,11 @@ class PolicyFiles:
 
     def _read(self) -> tuple[dict[str, str], Signature]:
         """All files as they were at one moment: read again when something changed meanwhile."""
+        if (self.directory / JOURNAL).exists():
+            _require_trustworthy(
+                self.directory, self.directory.stat()
+            )  # or anybody could have files exchanged
+            finish_replacement(self.directory)
         for _ in range(_ATTEMPTS):
             before = self.signature()
             try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.policy_files import PolicyFiles, PolicyTexts, collection_paused
+from interceptor.agent.policy_journal import replace_files
 from interceptor.agent.state import write_atomically
 from interceptor.errors import InterceptorError, PolicyError
 from interceptor.policy.documents import LegacyException
@@ -153,17 +154,17 @@ class PolicyKeeper:
     async def apply(self, changed: Mapping[str, str], by: str) -> int:
         """Write files into the directory and put the set in force; returns how many connections that closed.
 
-        PolicyError when the set would not be usable: nothing is written then.
+        All files count or none, also for an agent after this one. PolicyError when the set would not be usable: nothing
+        is written then.
         """
         async with self._lock:
             self._require_directory()
             await trio.to_thread.run_sync(self._files.load, changed)
             try:
                 self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-                for name, text in changed.items():
-                    write_atomically(self.directory / name, text.encode())
             except OSError as error:
-                raise PolicyError(f"{self.directory} cannot be written: {error.strerror}") from error
+                raise PolicyError(f"{self.directory} cannot be made: {error.strerror}") from error
+            await trio.to_thread.run_sync(replace_files, self.directory, changed)
             try:
                 self._seen = await trio.to_thread.run_sync(self._files.signature)
                 return await self._put_in_force(await trio.to_thread.run_sync(self._files.load), by)

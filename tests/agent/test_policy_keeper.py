@@ -13,6 +13,7 @@ import trio
 
 from interceptor.agent import policy_keeper
 from interceptor.agent.audit import Audit
+from interceptor.agent.policy_journal import replace_files
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.config import parse_config
 from interceptor.errors import PolicyError
@@ -284,11 +285,11 @@ async def test_files_that_change_while_others_are_applied_are_refused_and_told(
 ) -> None:
     world.keeper.start()
 
-    def write_and_break(path: Path, content: bytes) -> None:
-        path.write_bytes(content)
+    def write_and_break(directory: Path, texts: dict[str, str]) -> None:
+        replace_files(directory, texts)
         world.write("other.yaml", "[")
 
-    monkeypatch.setattr(policy_keeper, "write_atomically", write_and_break)
+    monkeypatch.setattr(policy_keeper, "replace_files", write_and_break)
     with pytest.raises(PolicyError):
         await world.keeper.apply({"a.yaml": DENY}, "uid 7")
     assert "other.yaml" in world.keeper.error
