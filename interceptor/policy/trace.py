@@ -30,6 +30,7 @@ from interceptor.policy.policy_set import (
     AddressCheck,
     PolicySet,
     address_mismatch,
+    address_unknown,
     authorization_denial,
     egress_denial,
     inbound_facts,
@@ -155,8 +156,8 @@ def explain_inbound(policies: PolicySet, attempt: InboundAttempt) -> Trace:
     mismatch = address_mismatch(attempt)
     if mismatch and policies.address_check is AddressCheck.REFUSE:
         return walk.end(Denial(Reason.SOURCE_ADDRESS_MISMATCH, mismatch), "address")
-    if mismatch:
-        walk.note("address", mismatch)
+    if note := mismatch or address_unknown(attempt):
+        walk.note("address", note)
     facts = inbound_facts(attempt)
     mode = walk.mode(workload, attempt.destination.port)
     transport = Transport.PLAINTEXT if attempt.source_identity is None else Transport.MUTUAL_TLS
@@ -165,7 +166,7 @@ def explain_inbound(policies: PolicySet, attempt: InboundAttempt) -> Trace:
         exception = walk.exception(Direction.INBOUND, workload, facts, attempt.at)
         if exception is None:
             return walk.end(plaintext_refused(attempt, mode), "plaintext")
-    return _authorize(walk, attempt, facts, Permit(transport, exception=_text(exception), note=mismatch))
+    return _authorize(walk, attempt, facts, Permit(transport, exception=_text(exception), note=note))
 
 
 def _authorize(walk: _Walk, attempt: InboundAttempt, facts: Facts, permit: Permit) -> Trace:

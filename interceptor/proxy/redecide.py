@@ -88,12 +88,14 @@ def attempt_again(
         return OutboundAttempt(
             context.workload, record.destination, record.destination_workload, context.timestamp()
         )
+    # A source that has gone meanwhile had the address when the connection was made, and nobody else has it now.
+    holder = context.registry.value.by_address(record.source.address) or record.source_workload
     return InboundAttempt(
         context.workload,
         record.destination,
         record.source.address,
         context.canonical(record.source_identity),
-        context.registry.value.by_address(record.source.address),
+        holder,
         context.timestamp(),
     )
 

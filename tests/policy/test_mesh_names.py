@@ -4,6 +4,8 @@ Its source says (pilot/pkg/security/trustdomain/bundle.go): 'or if the extracted
 which is a pointer to the local trust domain and its aliases'.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from interceptor.errors import InvalidInput, PolicyError
@@ -23,10 +25,10 @@ OURS = MeshNames(trust_domain="example.org")
 def permits(text: str, identity: str) -> bool:
     policies = PolicySet(MtlsMode.STRICT, parse_policies([("p.yaml", text)], OURS))
     peer = SpiffeId.parse(f"spiffe://{identity}")
-    return isinstance(
-        policies.decide_inbound(InboundAttempt(DB, Endpoint(DB.addresses[0], 80), WEB.addresses[0], peer)),
-        Permit,
-    )
+    target = replace(DB, identity=SpiffeId.parse("spiffe://example.org/ns/shop/sa/db"))
+    holder = replace(WEB, identity=peer)
+    attempt = InboundAttempt(target, Endpoint(DB.addresses[0], 80), WEB.addresses[0], peer, holder)
+    return isinstance(policies.decide_inbound(attempt), Permit)
 
 
 @pytest.mark.parametrize("scheme", ["", "spiffe://"])

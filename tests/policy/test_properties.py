@@ -57,7 +57,8 @@ INBOUND = tuple(
         Endpoint(parse_address(each.to.address), each.port),
         parse_address(each.source_ip),
         SpiffeId.parse(f"spiffe://{each.principal}") if each.principal else None,
-        at=AT,
+        WORKLOADS.get(each.source_ip) if each.principal else None,
+        AT,
     )
     for each in CONNECTIONS
 )
