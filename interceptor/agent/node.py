@@ -62,7 +62,7 @@ class Node:
         self.config = config
         self.now = wall_clock
         self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
-        self.records = Records(config.records, self.audit)
+        self.records = Records(config.records, self.audit, config.paths.state_dir)
         self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
@@ -115,7 +115,7 @@ class Node:
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
         self.policies.start()  # before anything is served
-        self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
+        self.records.remember(self.now().timestamp())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)

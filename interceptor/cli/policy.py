@@ -125,8 +125,8 @@ def simulate(session: Session, files: tuple[Path, ...], output: str) -> None:
 
     \b
     Files of the same name are replaced, the others stay as they are. Asked about are the
-    connections that are open, the last thousand that ended, and who came in plaintext
-    within the last hour.
+    connections that are open, and those of the last hour, also if the agent was restarted
+    meanwhile; if they were too many to be remembered, that is said.
 
     \b
     Examples:
@@ -140,6 +140,11 @@ def simulate(session: Session, files: tuple[Path, ...], output: str) -> None:
         return
     nothing = f"no verdict would change, of {answer['connections']} connections"
     print_table(CHANGES, answer["changes"], nothing)
+    if answer["not_remembered_before"]:
+        click.echo(
+            f"{coloured('warning')}: so many different connections were made that those before "
+            f"{answer['not_remembered_before']} are not remembered, and were not asked about"
+        )
 
 
 @policy.command()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interceptor.proxy.context import WorkloadContext
     from interceptor.telemetry.connection_record import ConnectionRecord
 
-_BY_POLICY = frozenset(
+DECIDED_BY_POLICY = frozenset(
     {
         Reason.UNKNOWN_DESTINATION,
         Reason.PLAINTEXT_REFUSED,
@@ -102,4 +102,4 @@ def attempt_again(
 
 def was_decided(record: ConnectionRecord) -> bool:
     """Whether policy had a say: what ended before (in a handshake, say) tells too little to be judged."""
-    return record.transport is not None or record.reason in _BY_POLICY
+    return record.transport is not None or record.reason in DECIDED_BY_POLICY
