@@ -6,6 +6,7 @@ requests          the verbs of the admin socket: enrol, run, withdraw, down
 views             its nouns: workloads, connections, certificates, status, explain
 health            what is wrong with a workload, measured now
 explain           what would happen to one connection, with explain_ends and explanation
+explain_record    what happened to one, from its record
 enroller          takes workloads in and out, step by step, undoing everything upon failure
 workload_context  what one workload's proxy is given
 listeners         its listening sockets

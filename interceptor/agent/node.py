@@ -21,6 +21,7 @@ from interceptor.agent.service_manager import READY, STOPPING, tell_service_mana
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials, certificate_state
+from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
@@ -61,10 +62,11 @@ class Node:
         self.config = config
         self.now = wall_clock
         self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
-        self.records = Records(config.records, self.audit)
+        self.records = Records(config.records, self.audit, config.paths.state_dir)
         self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
+        self._departed = Departed()
         self.policy = Snapshot(
             PolicySet(config.mode, (), config.policy.root_namespace, config.policy.address_mismatch)
         )
@@ -78,7 +80,9 @@ class Node:
         )
         self.started_at = wall_clock()
         self.enroller = Enroller(
-            Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
+            Shared(
+                config, self.capture, self.records, self.policy, self.registry, self._departed, wall_clock
+            ),
             self.credentials,
             StateFile(config.paths.run_dir),
         )
@@ -111,11 +115,12 @@ class Node:
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
         self.policies.start()  # before anything is served
-        self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
+        self.records.remember(self.now().timestamp())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._note_departed_for_ever)
             server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
             nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
@@ -265,6 +270,13 @@ class Node:
         while True:
             await trio.sleep(AGE_SECONDS)
             self.enroller.close_aged(lifetimes, wall_clock())
+
+    async def _note_departed_for_ever(self) -> None:
+        before = self.registry.value
+        while True:
+            after = await self.registry.wait_changed()
+            self._departed.note(before, after, trio.current_time())
+            before = after
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from interceptor.agent.records import Records
     from interceptor.config import Config
+    from interceptor.enrolment.departed import Departed
     from interceptor.enrolment.registry import Registry
     from interceptor.kernel.capture import Capture
     from interceptor.kernel.netns import NetworkNamespace
@@ -36,6 +37,7 @@ class Shared:
     records: Records
     policy: Snapshot[PolicySet]
     registry: Snapshot[Registry]
+    departed: Departed
     now: Callable[[], datetime]
 
 
@@ -62,6 +64,7 @@ def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared
         workload=workload,
         policy=shared.policy,
         registry=shared.registry,
+        departed=shared.departed,
         tls=tls,
         live=LiveConnections(workload.key, limits.connections_per_workload, shared.records),
         handshakes=HandshakeLimit(limits.pending_handshakes),
