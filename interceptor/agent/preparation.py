@@ -57,7 +57,7 @@ class Preparation:
             plaintext_listeners=listeners[INBOUND_PLAINTEXT_PORT],
             tunnel_listeners=listeners[INBOUND_TUNNEL_PORT],
         )
-        enrolled = Enrolled(workload, state, netns, cookie, proxy, trio.CancelScope(), workload.addresses)
+        enrolled = Enrolled(state, netns, cookie, proxy, trio.CancelScope(), workload.addresses)
         self._members.enrolled[key] = enrolled
         undo.callback(self._members.enrolled.pop, key)
         undo.callback(lambda: self._capture.set_prefixes(self._members.captured_networks(without=key)))
