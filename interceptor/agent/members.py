@@ -57,6 +57,14 @@ class CutOff:
 
 
 @dataclass(frozen=True, slots=True)
+class PodClaim:
+    """A pod of a cluster: its API says which addresses are its own, and nobody else does."""
+
+    uid: str
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What somebody wants to enrol; every part is validated when it is enrolled."""
 
@@ -66,6 +74,7 @@ class Request:
     reference: NamespaceReference
     run: RunDetails | None = None
     labels: Labels = NO_LABELS
+    pod: PodClaim | None = None
 
 
 class Members:
