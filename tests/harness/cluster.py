@@ -190,7 +190,7 @@ class Pod(Namespace):
         link = f"veth{uid[:8]}"
         with kernel_netns.create_named(netns_path) as netns, node.netns.entered():
             netlink.attach_to_bridge("cni0", netns, link, interfaces, gateways)
-        name = path.partition("/")[2]
+        self.namespace, _, name = path.partition("/")
         super().__init__(
             name, netns_path, link, [ip_address(ipv4), ip_address(ipv6)], node.files, slot.journal
         )

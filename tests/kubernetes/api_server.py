@@ -69,7 +69,7 @@ class ApiServer:
         self._oldest = 0
         self.changes: dict[Kind, list[Change]] = {kind: [] for kind in Kind}
         self.changed = trio.Event()
-        self.cut = trio.Event()
+        self.cut = {kind: trio.Event() for kind in Kind}
         self._rests: dict[str, tuple[int, list[Json]]] = {}
         self._texts: dict[str, tuple[str, bytes]] = {}  # by UID, of a version
         self._tokens = count()
@@ -110,10 +110,11 @@ class ApiServer:
         """Send these bytes as a line to whoever watches the kind."""
         self._tell(kind, Change(self.version, None, {"raw": line.decode("latin-1")}))
 
-    def cut_watches(self) -> None:
-        """Break off all watches that run."""
-        cut, self.cut = self.cut, trio.Event()
-        cut.set()
+    def cut_watches(self, *kinds: Kind) -> None:
+        """Break off all watches that run, or those of some kinds."""
+        for kind in kinds or Kind:
+            cut, self.cut[kind] = self.cut[kind], trio.Event()
+            cut.set()
 
     def forget_changes(self) -> None:
         """As etcd's compaction: a watch cannot begin at a version before now."""
@@ -248,7 +249,7 @@ class _Watch:
         self._position = sum(each.version <= start for each in self._changes)
         self._pending: deque[bytes] = deque()
         self._sent = 0
-        self._cut = api.cut
+        self._cut = api.cut[kind]
 
     def __aiter__(self) -> _Watch:
         return self
