@@ -66,7 +66,7 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         cgroup = paths.cgroup or find_cgroup2()
         progress("compiling and loading the BPF programs")
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
-        programs = load_programs(headers.path)
+        programs = load_programs(headers.path, paths.bpf_dir)
         progress(f"starting, with {len(restored)} workloads of the last agent" if restored else "starting")
         node = Node(config, access, programs, cgroup, restored, cluster)
         started.callback(node.capture.close)
