@@ -30,6 +30,7 @@ from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
+from interceptor.proxy.route import as_it_is
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -83,7 +84,15 @@ class Node:
         )
         self.started_at = wall_clock()
         self.enroller = Enroller(
-            Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
+            Shared(
+                config,
+                self.capture,
+                self.records,
+                self.policy,
+                self.registry,
+                wall_clock,
+                as_it_is if cluster is None else cluster.routes,
+            ),
             self.credentials,
             StateFile(config.paths.run_dir),
         )

@@ -13,6 +13,7 @@ from interceptor.errors import utc
 from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.policy.verdict import Denial, Reason
 from interceptor.proxy.late_denial import revocation_denial
+from interceptor.proxy.route import as_it_is
 from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.workload import Direction
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from interceptor.policy.policy_set import PolicySet
     from interceptor.policy.verdict import Permit, Verdict
     from interceptor.proxy.connections import HandshakeLimit, LiveConnections
+    from interceptor.proxy.route import Locate
     from interceptor.proxy.snapshot import Snapshot
     from interceptor.telemetry.metrics import HandshakeSide
     from interceptor.transport.tls import TlsContexts, TlsStream
@@ -91,6 +93,7 @@ class WorkloadContext:
     open_transparent_socket: Callable[[int], socket.socket]
     original_destination: Callable[[socket.socket], Endpoint | None]
     now: Callable[[], datetime]  # the wall clock, aware
+    locate: Locate = as_it_is
 
     @property
     def workload(self) -> Workload:

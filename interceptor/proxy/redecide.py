@@ -86,7 +86,11 @@ def attempt_again(
         return None
     if record.direction is Direction.OUTBOUND:
         return OutboundAttempt(
-            context.workload, record.destination, record.destination_workload, context.timestamp()
+            context.workload,
+            record.destination,
+            record.destination_workload,
+            context.timestamp(),
+            record.is_outside,
         )
     return InboundAttempt(
         context.workload,
