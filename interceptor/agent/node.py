@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from interceptor.config import Config
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
+    from interceptor.proxy.route import Locate
     from interceptor.workload import Workload, WorkloadKey
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Node:
             self.records.metrics,
             cluster.policies if cluster is not None else None,
         )
+        self.locate: Locate = as_it_is if cluster is None else cluster.routes
         self.started_at = wall_clock()
         self.enroller = Enroller(
             Shared(
@@ -91,7 +93,7 @@ class Node:
                 self.policy,
                 self.registry,
                 wall_clock,
-                as_it_is if cluster is None else cluster.routes,
+                self.locate,
             ),
             self.credentials,
             StateFile(config.paths.run_dir),

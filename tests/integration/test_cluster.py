@@ -334,6 +334,12 @@ def test_connection_to_a_service_goes_to_a_ready_pod_by_mutual_tls(
     assert record["destination_address"] == f"{server.ipv4}:{PORT}"
     assert record["destination_identity"] == "spiffe://cluster.local/ns/shop/sa/server"
     assert "refused" in ask(client, address, 81)
+    told = near.cli("explain", "shop/client", f"{address}:80").check().stdout
+    assert f"{address}:80 is service shop/web" in told
+    assert (
+        "service shop/web, which has no such port"
+        in near.cli("explain", "shop/client", f"{address}:81").stdout
+    )
 
 
 def test_connection_to_a_service_without_a_ready_pod_waits_for_one_and_is_refused_in_the_end(
