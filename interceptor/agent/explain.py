@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.explain_ends import find_destination, find_source, preferred_address, split_destination
+from interceptor.agent.explain_ends import (
+    find_destination,
+    find_source,
+    preferred_address,
+    routed,
+    split_destination,
+)
 from interceptor.agent.explanation import Explanation
 from interceptor.agent.health import problems_of
 from interceptor.errors import EnrolmentError, utc
@@ -20,6 +26,7 @@ from interceptor.kernel.listening import is_listened_on
 from interceptor.policy.policy_set import InboundAttempt, OutboundAttempt
 from interceptor.policy.trace import explain_inbound, explain_outbound
 from interceptor.policy.verdict import Denial, Reason, Transport
+from interceptor.proxy.route import Way
 from interceptor.workload import Workload
 
 if TYPE_CHECKING:
@@ -30,6 +37,13 @@ if TYPE_CHECKING:
     from interceptor.workload import Endpoint, IPAddress
 
 _RECENT = 10_000  # more than are remembered
+_WAYS = {
+    Way.MESH: "which leads to pods of the mesh; the next one may get another of them",
+    Way.OUTSIDE: "which leads out of the mesh",
+    Way.NOBODY_NOW: "which has nobody who may serve it now",
+    Way.NO_SUCH_PORT: "which has no such port",
+}
+_REASONS = {Way.NOBODY_NOW: Reason.UNKNOWN_DESTINATION, Way.NO_SUCH_PORT: Reason.DESTINATION_REFUSED}
 
 
 async def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
@@ -65,7 +79,20 @@ async def _from_workload(
     explanation.step("capture", evidence)
     if not captured:
         return
-    attempt = OutboundAttempt(source, destination.endpoint, destination.workload, node.now().timestamp())
+    route = node.locate(destination.endpoint, _same_family(source, destination.endpoint))
+    if route.service:
+        explanation.step("service", f"{destination.endpoint} is service {route.service}, {_WAYS[route.way]}")
+    if route.way in _REASONS:
+        explanation.deny("service", _REASONS[route.way])
+        return
+    destination = routed(node, destination, route)
+    attempt = OutboundAttempt(
+        source,
+        destination.endpoint,
+        destination.workload,
+        node.now().timestamp(),
+        route.way is Way.OUTSIDE,
+    )
     trace = await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
     explanation.follow("outbound policy", trace)
     verdict = trace.verdict

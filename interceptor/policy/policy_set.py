@@ -19,7 +19,7 @@ from interceptor.policy.documents import (
     PeerAuthentication,
     PolicyName,
 )
-from interceptor.policy.egress import Egress, Exceptions, allowed_by, plaintext_consent
+from interceptor.policy.egress import Egress, Exceptions, allowed_by, plaintext_consent, refusal_of_plaintext
 from interceptor.policy.matching import Facts
 from interceptor.policy.modes import ModeDecision, Modes
 from interceptor.policy.peer_authentication import MtlsMode
@@ -86,7 +86,8 @@ class PolicySet:
 
         A destination that the registry does not know is denied in every mode: it lies inside the mesh's CIDRs, and
         plaintext to what may turn out to be an enrolled workload is the leak that this program exists to prevent. Only
-        a LegacyException that names the address lets plaintext out to it.
+        a LegacyException that names the address lets plaintext out to it. One of which a cluster's API says that it is
+        not in the mesh is reached in plaintext, unless the source's own side refuses that.
         """
         source, destination = attempt.source, attempt.destination
         if (denial := refuse_destination(destination) or self.refuse_pending(source)) is not None:
@@ -108,7 +109,7 @@ class PolicySet:
         if target is None:
             if exception is not None:
                 return Permit(Transport.PLAINTEXT, exception=str(exception))
-            return unknown_destination(attempt)
+            return to_nobody_of_ours(attempt, self.egress.applicable(source), facts)
         mode = self.modes.at(target, attempt.destination.port)
         if mode.mode is not MtlsMode.DISABLE:
             return Permit(Transport.MUTUAL_TLS)
@@ -191,6 +192,17 @@ def reserved_port(destination: Endpoint) -> Denial:
 def unknown_destination(attempt: OutboundAttempt) -> Denial:
     """The denial of an address that is nobody's."""
     return Denial(Reason.UNKNOWN_DESTINATION, f"no workload has the address {attempt.destination.address}")
+
+
+def to_nobody_of_ours(
+    attempt: OutboundAttempt, policies: list[EgressPolicy], facts: Facts
+) -> Permit | Denial:
+    """What becomes of a connection to an address that no workload has; `policies` are those of the source."""
+    if not attempt.is_outside:
+        return unknown_destination(attempt)
+    if refusal := refusal_of_plaintext(policies, facts):
+        return Denial(Reason.PLAINTEXT_EGRESS_REFUSED, refusal)
+    return Permit(Transport.PLAINTEXT)
 
 
 def plaintext_egress_refused(why: str, mode: ModeDecision) -> Denial:

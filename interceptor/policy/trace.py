@@ -39,7 +39,7 @@ from interceptor.policy.policy_set import (
     plaintext_refused,
     refuse_destination,
     reserved_port,
-    unknown_destination,
+    to_nobody_of_ours,
 )
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport, Verdict
 from interceptor.workload import Direction, Workload
@@ -214,7 +214,7 @@ def _outbound_transport(
     target = attempt.destination_workload
     if target is None:
         if exception is None:
-            return unknown_destination(attempt)
+            return to_nobody_of_ours(attempt, selected, facts)
         return Permit(Transport.PLAINTEXT, exception=str(exception))
     mode = walk.mode(target, attempt.destination.port)
     if mode.mode is not MtlsMode.DISABLE:

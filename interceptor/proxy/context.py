@@ -14,6 +14,7 @@ from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.policy.policy_set import AddressCheck
 from interceptor.policy.verdict import Denial, Reason
 from interceptor.proxy.late_denial import revocation_denial
+from interceptor.proxy.route import as_it_is
 from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.workload import Direction
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from interceptor.policy.policy_set import PolicySet
     from interceptor.policy.verdict import Permit, Verdict
     from interceptor.proxy.connections import HandshakeLimit, LiveConnections
+    from interceptor.proxy.route import Locate
     from interceptor.proxy.snapshot import Snapshot
     from interceptor.telemetry.metrics import HandshakeSide
     from interceptor.transport.tls import TlsContexts, TlsStream
@@ -78,7 +80,7 @@ class Limits:
 class WorkloadContext:
     """Everything that the connections of one enrolled workload share."""
 
-    workload: Workload
+    subject: Snapshot[Workload]  # its labels and addresses may change
     policy: Snapshot[PolicySet]
     registry: Snapshot[Registry]
     departed: Departed
@@ -94,6 +96,12 @@ class WorkloadContext:
     open_transparent_socket: Callable[[int], socket.socket]
     original_destination: Callable[[socket.socket], Endpoint | None]
     now: Callable[[], datetime]  # the wall clock, aware
+    locate: Locate = as_it_is
+
+    @property
+    def workload(self) -> Workload:
+        """The workload as it is now."""
+        return self.subject.value
 
     def begin(self, direction: Direction) -> ConnectionRecord:
         """A new record, opened now."""

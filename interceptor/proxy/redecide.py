@@ -86,7 +86,11 @@ def attempt_again(
         return None
     if record.direction is Direction.OUTBOUND:
         return OutboundAttempt(
-            context.workload, record.destination, record.destination_workload, context.timestamp()
+            context.workload,
+            record.destination,
+            record.destination_workload,
+            context.timestamp(),
+            record.is_outside,
         )
     # A source that has gone meanwhile had the address when the connection was made, and nobody else has it now.
     holder = context.registry.value.by_address(record.source.address) or record.source_workload

@@ -49,6 +49,9 @@ class ConnectionRecord:
     opened_monotonic: float
     source_workload: Workload | None = field(default=None, init=False)
     destination_workload: Workload | None = field(default=None, init=False)
+    is_outside: bool = field(
+        default=False, init=False
+    )  # it is certain that the destination is not in the mesh
     source_identity: SpiffeId | None = field(default=None, init=False)
     destination_identity: SpiffeId | None = field(default=None, init=False)
     verdict: Literal["permit", "denial"] | None = field(default=None, init=False)

@@ -290,3 +290,17 @@ def test_explanation_of_an_exception_says_for_whom_and_when_it_ended() -> None:
         "LegacyException shop/over does not cover it: its last day was 2026-12-31 (UTC)",
     ]
     assert datetime(2027, 1, 15, 8, tzinfo=UTC).timestamp() == AT
+
+
+def test_plaintext_to_who_is_certainly_outside_is_let_out_unless_the_source_refuses_it() -> None:
+    attempt = replace(out(WEB, LEGACY, 1521), is_outside=True)
+    assert decided(policies(""), attempt) == Permit(Transport.PLAINTEXT)
+    assert word(decided(policies(""), replace(attempt, is_outside=False))) == "unknown_destination"
+    refused = decided(policies(egress("e", refusePlaintextTo="[10.0.9.0/24]")), attempt)
+    assert isinstance(refused, Denial)
+    assert (refused.reason, refused.detail) == (
+        Reason.PLAINTEXT_EGRESS_REFUSED,
+        "EgressPolicy shop/e refuses plaintext to 10.0.9.9",
+    )
+    listed = policies(egress("e", allow="[]"))
+    assert word(decided(listed, attempt)) == "egress_denied"
