@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from interceptor.agent.authority_access import AuthorityAccess
-    from interceptor.agent.enroller import Enroller
+    from interceptor.agent.beliefs import Beliefs
     from interceptor.agent.records import Records
     from interceptor.authority.documents import RegistryDocument
     from interceptor.config import Config
@@ -59,16 +59,20 @@ class Follower:
         config: Config,
         access: AuthorityAccess,
         credentials: Credentials,
-        enroller: Enroller,
+        beliefs: Beliefs,
         registry: Snapshot[Registry],
         records: Records,
+        *,
+        is_registry: bool = True,
     ) -> None:
+        """The authority keeps the registry of all nodes, unless a cluster does (`is_registry` is false then)."""
         self.access = access
         self._config = config
         self._credentials = credentials
-        self._enroller = enroller
+        self._beliefs = beliefs
         self._registry = registry
         self._expiry = records.metrics.expiry
+        self._is_registry = is_registry
         self._warnings: tuple[str, ...] = ()
         self.document: TrustDocument | None = None
         self.unkept: str | None = None
@@ -140,7 +144,8 @@ class Follower:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.access.run, self._credentials, self._node_renewed)
             nursery.start_soon(self.trust.run)
-            nursery.start_soon(registry.run)
+            if self._is_registry:
+                nursery.start_soon(registry.run)
             nursery.start_soon(self.watch.run)
             nursery.start_soon(self.reporter.run)
             nursery.start_soon(self._report_changes)
@@ -158,7 +163,7 @@ class Follower:
     async def _believe(self, document: TrustDocument) -> None:
         bundles = document.trust_bundles()
         before = () if self.document is None else self.document.revoked.entries
-        await self._enroller.believe(bundles)
+        await self._beliefs.believe(bundles)
         self.document = document  # only now is it reported: the authority issues from a new root soon after
         self._credentials.bring_forward(
             lambda svid: bundles.revoked.find("", serial_numbers(svid.chain)) is not None, timedelta(0)
@@ -202,10 +207,14 @@ class Follower:
             _NOTHING if kept is None else kept.bundle_hash,
             _NOTHING if kept is None else kept.document_hash,
             roots_of(chains, self.own_roots()),
-            tuple(self._registered(workload) for workload in self._registry.value.own),
+            tuple(self._registered(workload) for workload in self._reported()),
             wall_clock(),
             (self.unkept or "")[:MAX_REASON],
         )
+
+    def _reported(self) -> tuple[Workload, ...]:
+        """What the authority is told that we have: nothing where others hear it from a cluster's API."""
+        return self._registry.value.own if self._is_registry else ()
 
     def _registered(self, workload: Workload) -> RegisteredWorkload:
         addresses = tuple(address for address in workload.addresses if not address.is_link_local)

@@ -33,7 +33,15 @@ TRUST_FILE = "trust.json"
 class JoinedAuthority:
     """An AuthorityAccess over the network; the node's own certificate is renewed like those of its workloads."""
 
-    def __init__(self, config: Config, address: AuthorityAddress, token: str | None) -> None:
+    waiting_for: str | None = None
+
+    def __init__(
+        self,
+        config: Config,
+        address: AuthorityAddress,
+        token: str | None,
+        link: AuthorityClient | None = None,
+    ) -> None:
         self.address = address
         self.node_name = config.node
         self._node_id = NodeId(config.trust_domain, config.node)
@@ -43,7 +51,7 @@ class JoinedAuthority:
         self._returns = ReturnTokens(config.paths.state_dir)
         self._unkept = False
         self._is_pod = token is not None and PodToken.is_meant(token)
-        self.link = AuthorityClient(address, config.trust_domain, config.node, wall_clock)
+        self.link = link or AuthorityClient(address, config.trust_domain, config.node, wall_clock)
 
     async def open(self) -> TrustDocument:
         """Go on as the node that we were, or become one with the token, or with the return token."""

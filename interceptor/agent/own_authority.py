@@ -29,6 +29,7 @@ class OwnAuthority:
 
     address = None
     problem = None
+    waiting_for = None
 
     def __init__(self, config: Config) -> None:
         """Open it, or make it at the first start; InterceptorError when it cannot be used."""

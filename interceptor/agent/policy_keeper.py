@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.policy_files import PolicyFiles, PolicyTexts, collection_paused
+from interceptor.agent.policy_journal import replace_files
 from interceptor.agent.state import write_atomically
 from interceptor.errors import InterceptorError, PolicyError
 from interceptor.policy.documents import LegacyException
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.redecide import redecide
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.agent.audit import Audit
-    from interceptor.agent.policy_files import Signature
+    from interceptor.agent.policy_files import PolicySource
     from interceptor.config import Config
     from interceptor.policy.documents import Document, PolicyName
     from interceptor.proxy.context import WorkloadContext
@@ -59,16 +61,18 @@ class PolicyKeeper:
         contexts: Callable[[], Iterable[WorkloadContext]],
         now: Callable[[], datetime],
         metrics: Metrics,
+        source: PolicySource | None = None,
     ) -> None:
+        """The policies are files, unless there is another `source`."""
         self._config = config
         self._policy = policy
         self._audit = audit
         self._contexts = contexts
         self._now = now
         self._metrics = metrics
-        self._files = PolicyFiles(config.paths.policies, config.policy.root_namespace)
+        self._files = source or PolicyFiles(config.paths.policies, mesh_of(config))
         self._marker = config.paths.state_dir / MARKER
-        self._seen: Signature | None = None
+        self._seen: object = None
         self._texts: Mapping[str, str] = {}
         self._asked_at = now()
         self._tried_at = -inf  # of trio's clock
@@ -128,12 +132,11 @@ class PolicyKeeper:
                 self._seen, self._tried_at = signature, trio.current_time()
                 self._require_directory()
                 loaded = await trio.to_thread.run_sync(self._files.load)
-                by = f"files of {loaded.owners}" if loaded.owners else "removal of all files"
-                await self._put_in_force(loaded, by)
+                await self._put_in_force(loaded, loaded.author)
             except PolicyError as error:
                 self._refuse(str(error), "files")
 
-    async def _settled(self) -> Signature | None:
+    async def _settled(self) -> object:
         """What is there, once it stays the same for a moment, or after half a second."""
         signature = await trio.to_thread.run_sync(self._files.signature)
         for _ in range(MOST_SETTLING):
@@ -152,17 +155,17 @@ class PolicyKeeper:
     async def apply(self, changed: Mapping[str, str], by: str) -> int:
         """Write files into the directory and put the set in force; returns how many connections that closed.
 
-        PolicyError when the set would not be usable: nothing is written then.
+        All files count or none, also for an agent after this one. PolicyError when the set would not be usable: nothing
+        is written then.
         """
         async with self._lock:
             self._require_directory()
             await trio.to_thread.run_sync(self._files.load, changed)
             try:
                 self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-                for name, text in changed.items():
-                    write_atomically(self.directory / name, text.encode())
             except OSError as error:
-                raise PolicyError(f"{self.directory} cannot be written: {error.strerror}") from error
+                raise PolicyError(f"{self.directory} cannot be made: {error.strerror}") from error
+            await trio.to_thread.run_sync(replace_files, self.directory, changed)
             try:
                 self._seen = await trio.to_thread.run_sync(self._files.signature)
                 return await self._put_in_force(await trio.to_thread.run_sync(self._files.load), by)
@@ -239,9 +242,10 @@ class PolicyKeeper:
         self.error = ""
         self.loaded_at = self._now()
         self._metrics.set_policies(len(loaded.documents), refused=False)
-        if self._remembered() != len(loaded.documents):
+        in_files = len(loaded.documents) - (loaded.objects or 0)
+        if self._remembered() != in_files:
             try:
-                write_atomically(self._marker, json.dumps({"documents": len(loaded.documents)}).encode())
+                write_atomically(self._marker, json.dumps({"documents": in_files}).encode())
             except InterceptorError as error:
                 log.warning("%s", error)
 
@@ -263,6 +267,11 @@ class PolicyKeeper:
                     old.splitlines(), new.splitlines(), name, name, lineterm="", n=1
                 )
         return lines[:MAX_DIFF_LINES]
+
+
+def mesh_of(config: Config) -> MeshNames:
+    """What documents mean in the mesh of this configuration."""
+    return MeshNames(config.policy.root_namespace, config.trust_domain.name)
 
 
 def changes_between(before: Iterable[Document], after: Iterable[Document]) -> dict[str, list[str]]:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent import audit
-from interceptor.agent.enroller import remove_run
 from interceptor.agent.joined_authority import TRUST_FILE
 from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
+from interceptor.agent.members import remove_run
 from interceptor.agent.policy_keeper import MARKER
+from interceptor.agent.records import PLAINTEXT_FILE, RECENT_FILE
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.return_tokens import RETURN_FILE, ReturnTokens
 from interceptor.agent.state import Lock, StateFile, private_directory
@@ -47,6 +48,10 @@ _STATE_FILES = (
     f".{RETURN_FILE}.new",
     MARKER,
     f".{MARKER}.new",
+    RECENT_FILE,
+    f".{RECENT_FILE}.new",
+    PLAINTEXT_FILE,
+    f".{PLAINTEXT_FILE}.new",
     # What was being written when the agent died.
     f".{TRUST_FILE}.new",
     f".{SECRET_FILE}.new",
