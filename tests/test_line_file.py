@@ -39,7 +39,7 @@ def _descriptors_of(path: Path) -> int:
     found = 0
     for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with suppress(OSError):
-            found += os.path.samestat(os.stat(int(fd)), path.stat())
+            found += os.path.samestat(os.fstat(int(fd)), path.stat())
     return found
 
 
