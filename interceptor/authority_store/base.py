@@ -92,6 +92,11 @@ class StoreBase:
             self.renewal_error = str(error)
             return issuing.issuer
 
+    def issuer_as_it_is(self) -> Authority:
+        """Whoever issues now, also one that is to be renewed or has ended: for those who only look."""
+        with self.database.writing() as connection:  # nobody moves its files meanwhile; nothing is written
+            return self.issuers.look(read_head(connection).rotation.active)
+
     def trust_document(self) -> TrustDocument:
         """What every node is to believe now."""
         with self.database.reading() as connection:

@@ -79,6 +79,11 @@ class Issuers:
                 return issuer
             return renew_intermediate(home, issuer, now, self._passphrase)
 
+    def look(self, root_fingerprint: str) -> Authority:
+        """Read an issuer as it is, whatever its times say; nothing is changed."""
+        with self._opened() as issuers, self._issuer(issuers, root_fingerprint) as home:
+            return self._read(home, root_fingerprint)
+
     def certificates(self, root_fingerprint: str) -> tuple[x509.Certificate, x509.Certificate]:
         """Root and intermediate of an issuer; its keys are not looked at."""
         with self._opened() as issuers, self._issuer(issuers, root_fingerprint) as home:

@@ -106,7 +106,7 @@ def _make_parent(parent: Path) -> None:
 
 def _described(store: AuthorityStore) -> dict[str, Any]:
     now = wall_clock()
-    issuer, document = store.issuer(now), store.trust_document()
+    issuer, document = store.issuer_as_it_is(), store.trust_document()
     rotation = store.rotation_status()
     return {
         "trust_domain": store.trust_domain.name,
@@ -114,7 +114,6 @@ def _described(store: AuthorityStore) -> dict[str, Any]:
         "root": _certificate(issuer.root, root_outlook(issuer, now)),
         "root_key": "present" if issuer.root_key is not None else "elsewhere",
         "intermediate": _certificate(issuer.intermediate, intermediate_outlook(issuer, now)),
-        "intermediate_error": store.renewal_error,
         "rotation": rotation.state.phase.value,
         "waiting_for": [laggard.node for laggard in rotation.laggards],
         "nodes": len(store.nodes()),
@@ -148,7 +147,6 @@ def _status_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("root key", data["root_key"]),
         ("intermediate", f"{_left(data['intermediate'])}, serial {data['intermediate']['serial_number']}"),
         *_remedy(data["intermediate"]),
-        *([("", data["intermediate_error"])] if data["intermediate_error"] else []),
         ("rotation", data["rotation"] + waiting),
         ("nodes", f"{data['nodes']}, and {data['tokens_unused']} tokens to join with"),
         ("revocations", str(data["revocations"])),

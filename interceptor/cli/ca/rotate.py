@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.agent.clock import wall_clock
-from interceptor.authority.rotation import Phase, Step
+from interceptor.authority.rotation import MAX_LISTED, Phase, Step
 from interceptor.cli.ca.opening import with_audited_store, with_store
 from interceptor.cli.output import output_option, print_data
 from interceptor.errors import utc
@@ -50,8 +50,20 @@ def _step(step: Step, explanation: str) -> Callable[[AuthorityStore, CommandAudi
             state = store.rotate(step, wall_clock())
             result |= {"phase": state.phase.value, "active_root": state.active, "other_root": state.other}
         click.echo(f"{state.phase}: {_DONE[state.phase]}")
+        _warn_of_tokens(store, step)
 
     return command
+
+
+def _warn_of_tokens(store: AuthorityStore, step: Step) -> None:
+    """Tokens name the root that issued when they were made."""
+    nodes = [token.node for token in store.tokens() if token.state(wall_clock()) == "unused"]
+    if step is Step.ACTIVATE and nodes:
+        click.echo(
+            f"interceptor: warning: tokens of before name the old root, and let nobody in any more, make others for: "
+            f"{', '.join(sorted(set(nodes))[:MAX_LISTED])}",
+            err=True,
+        )
 
 
 _step(Step.PREPARE, "Make a new root and intermediate; nothing else changes.")
