@@ -113,15 +113,17 @@ def features(undo: ExitStack) -> dict[str, str]:
     """What the programs and the agent need beside a hook that can be attached."""
     scratch = Path(undo.enter_context(tempfile.TemporaryDirectory()))
     sock_ops = CGROUP_PROGRAMS["track_flows"]
-    return {
+    results = {
         "link told to sk_lookup": tried(lambda: os.close(load(SK_LOOKUP, READS_THE_LINK))),
         "netns cookie told to sock_ops": tried(lambda: os.close(load(sock_ops, ASKS_FOR_THE_COOKIE))),
         "SO_NETNS_COOKIE": tried(netns_cookie),
         "Multipath TCP, to be refused": tried(lambda: stream_socket(_IPPROTO_MPTCP).close()),
         "keys in the kernel": tried(lambda: keep_a_key(f"interceptor-probe-{os.getpid()}")),
-        "all programs": tried(lambda: load_all(scratch)),
-        "kernel TLS": "not built",
     }
+    whole = tried(lambda: load_all(scratch))
+    if whole != "ok" and "not available" in results.values():
+        whole = "not available"
+    return {**results, "all programs": whole, "kernel TLS": "not built"}
 
 
 def stream_socket(protocol: int = 0) -> socket.socket:
