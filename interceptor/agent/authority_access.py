@@ -36,8 +36,12 @@ class AuthorityAccess(Protocol):
     async def open(self) -> TrustDocument:
         """Get ready to ask; what is to be believed until there is news.  AuthorityError when there is no way in."""
 
-    def keep(self, document: TrustDocument) -> None:
-        """What is believed from now on, so that the next agent can begin with it."""
+    @property
+    def problem(self) -> str | None:
+        """Why the node would not be let in after a boot; None when it would, or need not be."""
+
+    def keep(self, document: TrustDocument) -> str | None:
+        """What is believed from now on, so that the next agent can begin with it; why that cannot be kept, else None."""
 
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
         """What must go on as long as anything is asked, until cancelled; `renewed` is told of the node's certificates."""

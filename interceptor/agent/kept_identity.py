@@ -72,10 +72,14 @@ class KeptIdentity:
         except (InvalidTag, ValueError, KeyError, TypeError, InterceptorError):
             return None  # of another node's name, or of another version: it joins again
 
-    def remove(self) -> None:
-        """Keep nothing any more."""
+    def forget(self) -> None:
+        """Let go of key and certificate, as a boot does."""
         with suppress(KernelError):
             self._keyring.remove()
+
+    def remove(self) -> None:
+        """Keep nothing any more."""
+        self.forget()
         self._path.unlink(missing_ok=True)
 
     def _secret(self) -> bytes:

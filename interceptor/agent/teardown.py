@@ -20,6 +20,7 @@ from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.policy_keeper import MARKER
 from interceptor.agent.reference import end_processes, process_start
+from interceptor.agent.return_tokens import RETURN_FILE, ReturnTokens
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import EnrolmentError, InterceptorError, StateError
 from interceptor.kernel import capture, netlink
@@ -43,6 +44,7 @@ _STATE_FILES = (
     "connections.jsonl.1",
     "agent.log",
     TRUST_FILE,
+    f".{RETURN_FILE}.new",
     MARKER,
     f".{MARKER}.new",
     # What was being written when the agent died.
@@ -199,6 +201,7 @@ def _remove_state(config: Config) -> None:
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
     KeptIdentity(state_dir).remove()
+    ReturnTokens(state_dir).remove()
     _remove_if_empty(state_dir)
 
 

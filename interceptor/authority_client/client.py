@@ -11,11 +11,9 @@ from interceptor.authority.documents import (
     MAX_REGISTRY_BYTES,
     Chain,
     Issue,
-    Join,
-    Joined,
     RegistryDocument,
-    RenewNode,
 )
+from interceptor.authority.node_documents import Join, Joined, Renewed, RenewNode
 from interceptor.authority.tokens import root_of_token
 from interceptor.authority_client.channel import ANSWER_SECONDS, Channel, Question, Side
 from interceptor.authority_client.recognise import bundles_of_token
@@ -60,6 +58,9 @@ class AuthorityClient:
         self._channel = Channel(endpoint, trust_domain, now)
         self._svid: NodeSvid | None = None
         self._document: TrustDocument | None = None
+        self.return_until: datetime | None = (
+            None  # with the token that was offered last; None when it was not taken
+        )
 
     @property
     def svid(self) -> NodeSvid | None:
@@ -82,38 +83,53 @@ class AuthorityClient:
         """Close the connections that nobody uses."""
         self._channel.close()
 
-    async def join(self, token: str) -> NodeSvid:
-        """Become a node of the authority that a token names: one of its own, good for once, or the agent's pod's."""
+    async def join(self, token: str, offered: str = "") -> NodeSvid:
+        """Become a node of the authority that a token names: one of its own, good for once, or the agent's pod's.
+
+        `offered` is the hash of the return token with which we would like to come back, here and below.
+        """
         try:
             root_fingerprint = root_of_token(token)
         except InvalidInput as error:
             raise AuthorityError(str(error)) from None
         bundles = await bundles_of_token(self._endpoint, self._trust_domain, root_fingerprint)
+        return await self._join(Side.of(None, bundles, self._trust_domain), token, offered)
+
+    async def come_back(self, token: str, document: TrustDocument, offered: str = "") -> NodeSvid:
+        """Be the node again that we were, with its return token; `document` is what it believed last."""
+        self._require_ours(document)
+        side = Side.of(None, document.trust_bundles(), self._trust_domain)
+        return await self._join(side, token, offered)
+
+    async def _join(self, side: Side, token: str, offered: str) -> NodeSvid:
         key, issued_at = create_private_key(), self._now()
         request = _pem(create_signing_request(self._node_id, key))
         question = Question(
             "POST",
             "/v1/join",
-            lambda: Join(token, self._node_id.name, request, self._now(), _nonce()).to_json(),
+            lambda: Join(token, self._node_id.name, request, self._now(), _nonce(), offered).to_json(),
             limit=2 * MAX_TRUST_DOCUMENT_BYTES,
         )
-        answer = await self._channel.ask_once(Side.of(None, bundles, self._trust_domain), question)
+        answer = await self._channel.ask_once(side, question)
         joined = _read(Joined.from_json, answer or b"")
         self._require_ours(joined.trust)
         svid = self._node_svid(joined.chain, key, issued_at)
         self._use(svid, joined.trust)
+        self.return_until = joined.return_until
         return svid
 
-    async def renew_node(self) -> NodeSvid:
+    async def renew_node(self, offered: str = "") -> NodeSvid:
         """Get the node's next certificate, with a new key, and show it from now on."""
         key, issued_at = create_private_key(), self._now()
         request = _pem(create_signing_request(self._node_id, key))
         answer = await self._channel.ask(
-            Question("POST", "/v1/node", lambda: RenewNode(request, self._now(), _nonce()).to_json())
+            Question("POST", "/v1/node", lambda: RenewNode(request, self._now(), _nonce(), offered).to_json())
         )
-        svid = self._node_svid(_read(Chain.from_json, answer or b""), key, issued_at)
+        renewed = _read(Renewed.from_json, answer or b"")
+        svid = self._node_svid(renewed.chain, key, issued_at)
         assert self._document is not None, "who renews has joined"
         self._use(svid, self._document)
+        self.return_until = renewed.return_until
         return svid
 
     async def sign(

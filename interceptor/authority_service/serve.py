@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from interceptor.authority_service.desk import DeskLimits, NodeProof
+    from interceptor.authority_service.desk import DeskLimits
+    from interceptor.authority_service.doors import NodeProof
     from interceptor.authority_store import AuthorityStore
     from interceptor.kubernetes.cluster_watch import ClusterWatch
 

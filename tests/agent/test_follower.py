@@ -78,7 +78,9 @@ class World:
     async def open(self) -> TrustDocument:
         return FIRST
 
-    def keep(self, document: TrustDocument) -> None:
+    problem = None
+
+    def keep(self, document: TrustDocument) -> str | None:
         self.kept.append(document)
 
     async def run(self, credentials: object, renewed: object) -> None:

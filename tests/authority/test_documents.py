@@ -12,13 +12,11 @@ from interceptor.authority.documents import (
     Chain,
     ErrorBody,
     Issue,
-    Join,
-    Joined,
     NodeReport,
     RegisteredWorkload,
     RegistryDocument,
-    RenewNode,
 )
+from interceptor.authority.node_documents import Join, Joined, Renewed, RenewNode
 from interceptor.authority.refusal import Code
 from interceptor.errors import InvalidInput
 from interceptor.identity.revocation import RevocationList
@@ -41,8 +39,9 @@ def documents(now, issuer):
         Chain: Chain.of((issuer.intermediate, issuer.root)),
         ErrorBody: ErrorBody("token_used", "why"),
         Issue: Issue("spiffe://td/ns/a/sa/b", "csr", 60, now, NONCE),
-        Join: Join("it1.secret", "a", "csr", now, NONCE),
-        Joined: Joined(Chain.of((issuer.intermediate,)), trust),
+        Join: Join("it1.secret", "a", "csr", now, NONCE, "ab" * 32),
+        Joined: Joined(Chain.of((issuer.intermediate,)), trust, now),
+        Renewed: Renewed(Chain.of((issuer.intermediate,))),
         NodeReport: NodeReport(HASH, HASH, ("cd" * 32,), (WEB,), now),
         RegistryDocument: RegistryDocument(7, (WEB,)),
         RenewNode: RenewNode("csr", now, NONCE),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from interceptor.authority.documents import Chain, ErrorBody, Joined
+from interceptor.authority.documents import Chain, ErrorBody
+from interceptor.authority.node_documents import Joined, Renewed
 from interceptor.authority.tokens import Token
 from interceptor.authority_client import AuthorityClient, AuthorityRefusal
 from interceptor.errors import AuthorityError, AuthorityUnavailable, PeerRejected
@@ -252,7 +253,7 @@ async def test_chain_for_another_node_or_key_is_not_taken() -> None:
     async with serving(shown_by(OURS, SERVICE)) as server:
         client = joined(server)
         before = client.svid
-        server.answers = [answer(200, Chain.of(other.chain[:-1]).to_json())]
+        server.answers = [answer(200, Renewed(Chain.of(other.chain[:-1])).to_json())]
         with pytest.raises(AuthorityError, match="the authority's answer cannot be used: certificate for"):
             await client.renew_node()
         assert client.svid is before

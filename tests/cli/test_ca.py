@@ -300,8 +300,8 @@ def test_bundle_that_is_none_is_refused(authority: Authority, tmp_path: Path) ->
     file = tmp_path / "bundle.pem"
     assert "cannot read" in authority.refused("federate", str(file))
     file.write_text("junk")
-    assert "give --trust-domain" in authority.refused("federate", str(file))
     assert "not a list of PEM" in authority.refused("federate", str(file), "--trust-domain", "x")
+    assert f"{file}: it is not a list of PEM" in authority.refused("federate", str(file))
     file.write_text("x" * 300_000)
     assert "it is no trust bundle" in authority.refused("federate", str(file))
 

@@ -14,6 +14,7 @@ import click
 from interceptor.agent.authority_access import AUTHORITY_DIRECTORY
 from interceptor.agent.process import forbid_core_dumps
 from interceptor.authority_store import AuthorityStore
+from interceptor.cli.ca.operator import audit_of
 from interceptor.cli.context import pass_session
 from interceptor.config.values import parse_duration
 from interceptor.errors import InvalidInput, StateError, UsageError
@@ -66,6 +67,16 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
 
     update_wrapper(opened, command)
     return place_options(opened)
+
+
+def with_audited_store(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command that changes something: it gets the authority, and the audit to note the change in."""
+
+    def audited(store: AuthorityStore, /, **arguments: object) -> None:
+        command(store, audit_of(store), **arguments)
+
+    update_wrapper(audited, command)
+    return with_store(audited)
 
 
 def duration(text: str, shortest: timedelta, longest: timedelta) -> timedelta:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from interceptor.agent.authority_process import AUDIT_FILE
 from interceptor.agent.clock import wall_clock
+from interceptor.authority_service.command_audit import command_line
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.ca.opening import place_options, with_store
+from interceptor.cli.ca.operator import operator
 from interceptor.cli.output import output_option, print_data
 from interceptor.cli.quantities import in_seconds, seconds_until
 from interceptor.errors import StateError, utc
@@ -44,8 +47,11 @@ def init(session: Session, directory: Path, passphrase: bytes | None, trust_doma
     """
     domain = TrustDomain.parse(trust_domain) if trust_domain else session.config.trust_domain
     _make_parent(directory.parent)
-    now = wall_clock()
-    with closing(AuthorityStore.create(directory, domain, now, passphrase=passphrase)) as store:
+    now, values = wall_clock(), {"trust_domain": domain.name, "encrypted": passphrase is not None}
+    line = command_line("command_done", "init", operator(), {"values": values}, now)
+    beside = {AUDIT_FILE: f"{line}\n".encode()}  # it appears with the authority, or not at all
+    made = AuthorityStore.create(directory, domain, now, passphrase=passphrase, beside=beside)
+    with closing(made) as store:
         root = store.issuer(now).root
     click.echo(f"authority of {domain} made in {directory}")
     click.echo(f"root certificate  SHA-256 {fingerprint(root)}, valid until {utc(root.not_valid_after_utc)}")
