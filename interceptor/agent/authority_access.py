@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.credentials import Credentials
     from interceptor.credentials.link import AuthorityLink
     from interceptor.identity.svid import NodeSvid
     from interceptor.identity.trust_document import TrustDocument
-    from interceptor.workload import Endpoint
 
 AUTHORITY_DIRECTORY = "authority"
 
@@ -31,7 +31,7 @@ class AuthorityAccess(Protocol):
     def node_name(self) -> str: ...
 
     @property
-    def address(self) -> Endpoint | None: ...
+    def address(self) -> AuthorityAddress | None: ...
 
     async def open(self) -> TrustDocument:
         """Get ready to ask; what is to be believed until there is news.  AuthorityError when there is no way in."""

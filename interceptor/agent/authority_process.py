@@ -39,7 +39,8 @@ class ServedAuthority:
     """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere.
 
     With `api` nodes get certificates only for pods that the Kubernetes API there shows on them; with `agents`, a service
-    account, they may join by the tokens of its pods. Nodes come back by themselves within `return_period`.
+    account, they may join by the tokens of its pods. Nodes come back by themselves within
+    `return_period`. Who watches it asks at `metrics`.
     """
 
     directory: Path
@@ -49,6 +50,7 @@ class ServedAuthority:
     api: ApiAccess | None = None
     agents: ObjectKey | None = None
     return_period: timedelta = DEFAULT_PERIOD
+    metrics: Endpoint | None = None
 
 
 def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> None:
@@ -87,6 +89,7 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
             desk_limits=DeskLimits(return_period=served.return_period),
             pods=pods,
             proof=proof,
+            metrics=served.metrics,
         )
 
 

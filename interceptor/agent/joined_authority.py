@@ -20,10 +20,10 @@ from interceptor.identity.trust_document import TrustDocument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.config import Config
     from interceptor.credentials import Credentials
     from interceptor.identity.svid import NodeSvid
-    from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ TRUST_FILE = "trust.json"
 class JoinedAuthority:
     """An AuthorityAccess over the network; the node's own certificate is renewed like those of its workloads."""
 
-    def __init__(self, config: Config, address: Endpoint, token: str | None) -> None:
+    def __init__(self, config: Config, address: AuthorityAddress, token: str | None) -> None:
         self.address = address
         self.node_name = config.node
         self._node_id = NodeId(config.trust_domain, config.node)
@@ -41,6 +41,7 @@ class JoinedAuthority:
         self._trust_path = config.paths.state_dir / TRUST_FILE
         self._kept = KeptIdentity(config.paths.state_dir)
         self._returns = ReturnTokens(config.paths.state_dir)
+        self._unkept = False
         self._is_pod = token is not None and PodToken.is_meant(token)
         self.link = AuthorityClient(address, config.trust_domain, config.node, wall_clock)
 
@@ -62,8 +63,11 @@ class JoinedAuthority:
         try:
             write_atomically(self._trust_path, document.to_json())
         except InterceptorError as error:
-            log.warning("the next agent will begin with an older trust document: %s", error)
+            if not self._unkept:  # it is tried again and again
+                log.warning("the next agent will begin with an older trust document: %s", error)
+            self._unkept = True
             return str(error)
+        self._unkept = False
         return None
 
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
@@ -156,7 +160,7 @@ class JoinedAuthority:
         try:
             self._kept.store(svid)
         except InterceptorError as error:
-            log.warning("the next agent will need a new token to join: %s", error)
+            log.warning("the next agent will have to come back by the return token: %s", error)
 
     def _load(self) -> tuple[tuple[NodeSvid, TrustDocument] | None, str]:
         """What the last agent left, or why it cannot be used."""

@@ -2,7 +2,7 @@
 
 They lie in the kernel's keyring, where every process of our user could read them, so they are encrypted; the key to
 that lies in the state directory, where nobody finds anything else. Either half alone is worth nothing, and the first
-ends with the boot: then the node joins again.
+ends with the boot: then the node comes back by its return token.
 """
 
 from __future__ import annotations

@@ -165,8 +165,8 @@ class Node:
         return [found.state.run.host_link for found in everything if found.state.run is not None]
 
     def _unready(self) -> list[str]:
-        """What is missing, and which certificates have ended: their workloads are refused everything."""
-        return [*self.missing(), *self._certificates("expired")]
+        """What is missing, and which certificates are not valid: their workloads are refused everything."""
+        return [*self.missing(), *self._certificates("expired"), *self._certificates("not_yet_valid")]
 
     def _late(self) -> list[str]:
         return self._certificates("late")

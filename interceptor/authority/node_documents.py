@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Self
 
-from interceptor.authority.documents import MAX_REQUEST_BYTES, MAX_SIGNING_REQUEST, Chain, nonce_of
+from interceptor.authority.documents import MAX_CHAIN, MAX_REQUEST_BYTES, MAX_SIGNING_REQUEST, Chain, nonce_of
 from interceptor.authority.return_tokens import validate_offer
 from interceptor.authority.tokens import MAX_POD_TOKEN
 from interceptor.identity.strict_json import Fields, canonical, instant_text, parse, parse_instant
@@ -18,6 +18,8 @@ from interceptor.identity.trust_document import MAX_TRUST_DOCUMENT_BYTES, TrustD
 _MAX_TOKEN: Final = MAX_POD_TOKEN + 256
 _MAX_NAME: Final = 253
 _MAX_INSTANT: Final = 40
+_HASH: Final = ("return_hash",)
+_UNTIL: Final = ("return_until",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +40,22 @@ class Join:
                 "csr_pem": self.csr_pem,
                 "node": self.node,
                 "nonce": self.nonce,
-                "return_hash": self.return_hash,
                 "token": self.token,
+                **_said(return_hash=self.return_hash),
             }
         )
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         value = parse("join request", data, MAX_REQUEST_BYTES)
-        fields = Fields("join request", value, "at", "csr_pem", "node", "nonce", "return_hash", "token")
+        fields = Fields("join request", value, "at", "csr_pem", "node", "nonce", "token", optional=_HASH)
         return cls(
             fields.secret("token", _MAX_TOKEN),
             fields.text("node", _MAX_NAME),
             fields.text("csr_pem", MAX_SIGNING_REQUEST),
             fields.instant("at"),
             nonce_of(fields),
-            validate_offer(fields.text("return_hash", 64)),
+            validate_offer(fields.optional_text("return_hash", 64)),
         )
 
 
@@ -72,19 +74,19 @@ class RenewNode:
                 "at": instant_text(self.at),
                 "csr_pem": self.csr_pem,
                 "nonce": self.nonce,
-                "return_hash": self.return_hash,
+                **_said(return_hash=self.return_hash),
             }
         )
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         value = parse("renewal", data, MAX_REQUEST_BYTES)
-        fields = Fields("renewal", value, "at", "csr_pem", "nonce", "return_hash")
+        fields = Fields("renewal", value, "at", "csr_pem", "nonce", optional=_HASH)
         return cls(
             fields.text("csr_pem", MAX_SIGNING_REQUEST),
             fields.instant("at"),
             nonce_of(fields),
-            validate_offer(fields.text("return_hash", 64)),
+            validate_offer(fields.optional_text("return_hash", 64)),
         )
 
 
@@ -102,15 +104,15 @@ class Joined:
         return canonical(
             {
                 "chain": chain,
-                "return_until": _until_text(self.return_until),
                 "trust": self.trust.to_json().decode("ascii"),
+                **_said(return_until=_until_text(self.return_until)),
             }
         )
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         value = parse("join answer", data, 2 * MAX_TRUST_DOCUMENT_BYTES)
-        fields = Fields("join answer", value, "chain", "return_until", "trust")
+        fields = Fields("join answer", value, "chain", "trust", optional=_UNTIL)
         trust = fields.text("trust", MAX_TRUST_DOCUMENT_BYTES)
         return cls(
             Chain.from_document(fields.value("chain")),
@@ -127,14 +129,21 @@ class Renewed:
     return_until: datetime | None = None
 
     def to_json(self) -> bytes:
-        chain = {"certificates_pem": self.chain.certificates_pem}
-        return canonical({"chain": chain, "return_until": _until_text(self.return_until)})
+        certificates = self.chain.certificates_pem
+        return canonical(
+            {"certificates_pem": certificates, **_said(return_until=_until_text(self.return_until))}
+        )
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         value = parse("renewal answer", data, MAX_REQUEST_BYTES)
-        fields = Fields("renewal answer", value, "chain", "return_until")
-        return cls(Chain.from_document(fields.value("chain")), _until(fields))
+        fields = Fields("renewal answer", value, "certificates_pem", optional=_UNTIL)
+        return cls(Chain(fields.text("certificates_pem", MAX_CHAIN)), _until(fields))
+
+
+def _said(**fields: str) -> dict[str, str]:
+    """The optional fields in which there is something to say: a version that does not know them reads all else."""
+    return {name: text for name, text in fields.items() if text}
 
 
 def _until_text(instant: datetime | None) -> str:
@@ -142,5 +151,5 @@ def _until_text(instant: datetime | None) -> str:
 
 
 def _until(fields: Fields) -> datetime | None:
-    text = fields.text("return_until", _MAX_INSTANT)
+    text = fields.optional_text("return_until", _MAX_INSTANT)
     return parse_instant(text) if text else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ from interceptor.authority.repeats import Repeats
 from interceptor.errors import InvalidInput, utc
 from interceptor.identity.leaf_profile import shown_name
 from interceptor.identity.node_id import NodeId
+from interceptor.identity.spiffe_id import AUTHORITY, NODE, SCHEME
 from interceptor.line_file import LineFile
+from interceptor.telemetry.authority_series import AuthorityCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +73,8 @@ class Audit:
     def __init__(self, path: Path, now: Callable[[], datetime]) -> None:
         self._file = LineFile(path, MAX_FILE_BYTES, keep=KEPT_FILES)
         self._now = now
-        self._failing = False
+        # From nothing to one is no increase that Prometheus would see.
+        self.counts = AuthorityCounts(refused=Counter(dict.fromkeys(Code, 0)))
         self._strangers = RateLimiter(STRANGERS_PER_SECOND, STRANGERS_AT_ONCE)
         self._unwritten = 0
         self._repeats = Repeats(REPEAT_SECONDS)
@@ -85,6 +89,7 @@ class Audit:
             "issued", attempt, serial=f"{leaf.serial_number:x}", not_after=utc(leaf.not_valid_after_utc)
         )
         self._write_or_refuse(line)
+        self.counts.issued[_kind(attempt.identity)] += 1
 
     def returned_while_active(self, attempt: Attempt) -> None:
         """A node came back with its return token so soon after it was heard that there may be two of it."""
@@ -96,6 +101,7 @@ class Audit:
         Of strangers and of nodes that ask too often, only so many lines are written; of whoever shows what was worth
         something once, one a minute, with the count.
         """
+        self.counts.refused[refused.code] += 1
         more: dict[str, object] = {}
         if attempt.certificate is not None and not attempt.is_proven:
             more["certificate"] = attempt.certificate
@@ -150,11 +156,17 @@ class Audit:
         try:
             self._file.write([line])
         except OSError as error:
-            if not self._failing:  # said once, the log may be on the same disk
+            if self.counts.is_audit_written:  # said once, the log may be on the same disk
                 log.error("nothing is issued: cannot write %s (%s)", self._file.path, error.strerror)  # noqa: TRY400
-            self._failing = True
+            self.counts.is_audit_written = False
             return False
-        if self._failing:
+        if not self.counts.is_audit_written:
             log.warning("%s is written again", self._file.path)
-        self._failing = False
+        self.counts.is_audit_written = True
         return True
+
+
+def _kind(identity: str | None) -> str:
+    """What a certificate is for, by the path of its identity."""
+    kind = (identity or "").removeprefix(SCHEME).partition("/")[2].partition("/")[0]
+    return {NODE: "node", AUTHORITY: "service"}.get(kind, "workload")

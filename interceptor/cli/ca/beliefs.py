@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.agent.clock import wall_clock
-from interceptor.cli.ca.opening import with_audited_store, with_store
+from interceptor.cli.ca.opening import said, with_audited_store, with_store
 from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import InvalidInput, StateError, utc
 from interceptor.identity.certificates import fingerprint
 from interceptor.identity.federation import read_foreign_roots
-from interceptor.identity.revocation import require_whole, revocation_target
+from interceptor.identity.revocation import Revocation, require_whole, revocation_target
 from interceptor.identity.spiffe_id import TrustDomain
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def revoke(store: AuthorityStore, audit: CommandAudit, target: str, why: str) ->
       sudo interceptor ca revoke 3b1f6c6a0e5d4f7790aa41d2c8f05e135f3a09c1
       sudo interceptor ca revoke spiffe://cluster.local/node/node-b
     """
-    kind, value = revocation_target(target)
-    require_whole(kind, value)
+    kind, value = said(revocation_target, target)
+    said(require_whole, kind, value)
+    said(Revocation, kind, value, wall_clock(), why)
     with audit.noting("revoke", protects=True, kind=kind.value, value=value, why=why):
         store.revoke(kind, value, why, wall_clock())
     click.echo(f"{kind} {value} is revoked")
@@ -66,7 +67,7 @@ def unrevoke(store: AuthorityStore, audit: CommandAudit, target: str) -> None:
       sudo interceptor ca unrevoke spiffe://cluster.local/ns/shop/sa/web
       sudo interceptor ca unrevoke 3b1f6c6a0e5d4f7790aa41d2c8f05e135f3a09c1
     """
-    kind, value = revocation_target(target)
+    kind, value = said(revocation_target, target)
     with audit.noting("unrevoke", kind=kind.value, value=value):
         store.unrevoke(value)
     click.echo(f"{kind} {value} is not revoked any more")
@@ -114,7 +115,7 @@ def federate(store: AuthorityStore, audit: CommandAudit, file: Path, trust_domai
     Examples:
       sudo interceptor ca federate other.example.pem
     """
-    given = None if trust_domain is None else TrustDomain.parse(trust_domain)
+    given = None if trust_domain is None else said(TrustDomain.parse, trust_domain)
     try:
         bundle = read_foreign_roots(_read(file), given, wall_clock())
     except InvalidInput as error:
@@ -135,7 +136,7 @@ def unfederate(store: AuthorityStore, audit: CommandAudit, trust_domain: str) ->
     Examples:
       sudo interceptor ca unfederate other.example
     """
-    domain = TrustDomain.parse(trust_domain)
+    domain = said(TrustDomain.parse, trust_domain)
     with audit.noting("unfederate", trust_domain=domain.name):
         store.unfederate(domain)
     click.echo(f"identities of {trust_domain} are not believed any more")
@@ -153,7 +154,7 @@ def alias(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None
     Examples:
       sudo interceptor ca alias old.example
     """
-    domain = TrustDomain.parse(trust_domain)
+    domain = said(TrustDomain.parse, trust_domain)
     with audit.noting("alias", trust_domain=domain.name):
         store.add_alias(domain)
     click.echo(f"identities of {domain} count as those of {store.trust_domain}")
@@ -169,7 +170,7 @@ def unalias(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> No
     Examples:
       sudo interceptor ca unalias old.example
     """
-    domain = TrustDomain.parse(trust_domain)
+    domain = said(TrustDomain.parse, trust_domain)
     with audit.noting("unalias", trust_domain=domain.name):
         store.remove_alias(domain)
     click.echo(f"identities of {domain} do not count as those of {store.trust_domain} any more")

@@ -10,11 +10,12 @@ from interceptor.agent.clock import wall_clock
 from interceptor.authority.admission import AllowPattern
 from interceptor.authority.tokens import Token
 from interceptor.authority_store.membership import MAX_TOKEN_LIFE, MIN_TOKEN_LIFE
-from interceptor.cli.ca.opening import duration, with_audited_store, with_store
+from interceptor.cli.ca.opening import duration, said, with_audited_store, with_store
 from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.quantities import in_seconds, seconds_until
 from interceptor.cli.table import Column
 from interceptor.errors import UsageError
+from interceptor.identity.node_id import validate_node_name
 
 if TYPE_CHECKING:
     from interceptor.authority.node_record import NodeRecord
@@ -79,6 +80,7 @@ def create(
       sudo interceptor ca token create --node db-1 --allow ns/shop/sa/db --ttl 1h -o json
     """
     now, life = wall_clock(), duration(ttl, MIN_TOKEN_LIFE, MAX_TOKEN_LIFE)
+    said(validate_node_name, name)
     allowed = _patterns(patterns)
     with audit.noting("token create", node=name, ttl=ttl, allowed=patterns) as result:
         text = store.create_token(name, life, allowed, now)
@@ -187,7 +189,7 @@ def _patterns(texts: tuple[str, ...]) -> tuple[AllowPattern, ...]:
         raise UsageError(
             "a node that is allowed nothing can do nothing: give --allow, such as --allow 'ns/*/sa/*'"
         )
-    return tuple(AllowPattern.parse(text) for text in texts)
+    return tuple(said(AllowPattern.parse, text) for text in texts)
 
 
 def _token_row(record: TokenRecord) -> dict[str, Any]:

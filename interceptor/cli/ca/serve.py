@@ -11,7 +11,7 @@ import click
 
 from interceptor.agent.authority_process import ServedAuthority, run_authority
 from interceptor.authority.return_tokens import MAX_PERIOD
-from interceptor.cli.ca.opening import duration, place_options
+from interceptor.cli.ca.opening import duration, place_options, said
 from interceptor.cluster.head import ObjectKey
 from interceptor.config.values import parse_listen_address
 from interceptor.errors import InvalidInput, UsageError, quoted
@@ -63,6 +63,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Let nodes join by the tokens of this service account's pods (audience interceptor-ca).",
 )
 @click.option(
+    "--metrics",
+    "metrics_address",
+    metavar="ADDRESS:PORT",
+    help="Where Prometheus scrapes the authority's own metrics, on loopback.  [default: nowhere]",
+)
+@click.option("--metrics-public", is_flag=True, help="Let --metrics be an address that others reach.")
+@click.option(
     "--return-period",
     default="96h",
     show_default=True,
@@ -80,6 +87,8 @@ def serve(
     kubernetes_ca_file: Path | None,
     agents: str | None,
     return_period: str,
+    metrics_address: str | None,
+    metrics_public: bool,
 ) -> None:
     """Serve the authority to nodes over HTTPS, in the foreground, until SIGTERM or SIGINT.
 
@@ -110,16 +119,26 @@ def serve(
             api,
             account,
             duration(return_period, timedelta(0), MAX_PERIOD),
+            _metrics_address(metrics_address, is_public=metrics_public),
         ),
         session.progress,
     )
 
 
 def _listen_address(text: str) -> Endpoint:
-    try:
-        return parse_listen_address(text)
-    except InvalidInput as error:
-        raise UsageError(str(error)) from None
+    return said(parse_listen_address, text)
+
+
+def _metrics_address(text: str | None, *, is_public: bool) -> Endpoint | None:
+    if text is None:
+        return None
+    endpoint = _listen_address(text)
+    if not endpoint.address.is_loopback and not is_public:
+        raise UsageError(
+            f"{endpoint} can be reached by others, and what is there needs no certificate: give an address such as "
+            "127.0.0.1:15022, or --metrics-public too"
+        )
+    return endpoint
 
 
 def _service_account(text: str) -> ObjectKey:
