@@ -54,6 +54,9 @@ class Mesh:
         mesh = cls(node_a, node_b, Traffic(node_a, node_b, secret))
         with ThreadPoolExecutor() as both:
             list(both.map(_configure, (node_a, node_b), (node_b, node_a)))
+        node_a.run(
+            "systemctl disable --now authority; rm -rf /srv/authority"
+        )  # of a run before, in the same boxes
         node_a.check(CA.format("init"))
         node_a.write("/etc/systemd/system/authority.service", _AUTHORITY_UNIT)
         node_a.check("systemctl daemon-reload && systemctl enable --quiet --now authority")
@@ -89,16 +92,19 @@ class Mesh:
 
 def _configure(node: Box, other: Box) -> None:
     """A network for each host, a route to the other's."""
-    node.check("systemctl stop interceptor; interceptor down", timeout=300)
+    node.check("systemctl stop interceptor web client || true; interceptor down", timeout=300)
     number, others = NUMBERS[node.name], NUMBERS[other.name]
     text = CONFIG.format(name=node.name, number=number, authority=AUTHORITY)
     node.write("/etc/interceptor/config.yaml", text)
     # A route made by hand would be gone when the link was cut, or the machine rebooted.
     network = (
-        *("[Match]", f"Name={LINK}", "[Network]", f"Address={node.address}/24"),
+        *("[Match]", f"Name={LINK}", "[Network]"),
+        *(f"Address={node.address}/24", f"Address=fd56::{number}/64"),
         *("[Route]", f"Destination=10.215.{others}.0/24", f"Gateway={other.address}"),
+        *("[Route]", f"Destination=fd15:8:{others}::/64", f"Gateway=fd56::{others}"),
     )
     node.write(f"/etc/systemd/network/00-{LINK}.network", "\n".join((*network, "")))
-    node.write("/etc/sysctl.d/scenario.conf", "net.ipv4.ip_forward=1\n")
+    node.write("/etc/sysctl.d/scenario.conf", "net.ipv4.ip_forward=1\nnet.ipv6.conf.all.forwarding=1\n")
     node.check("networkctl reload && sysctl --quiet --load /etc/sysctl.d/scenario.conf")
     node.wait_for(f"ip route get 10.215.{others}.1 | grep -q {other.address}")
+    node.wait_for(f"ip route get fd15:8:{others}::1 | grep -q fd56::{others}")

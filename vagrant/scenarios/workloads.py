@@ -1,4 +1,7 @@
-"""Two workloads as services of their own, that begin with the machine: a web server, and a client that keeps asking it."""
+"""Two workloads as services of their own, that begin with the machine: a web server, and a client that keeps asking it.
+
+Over IPv4 and over IPv6, in turn.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ WantedBy=multi-user.target
 _WEB = "python3 -m http.server 80 --bind :: --directory /srv/web"
 _ASK = """\
 #!/bin/sh
-while sleep 0.5; do curl -sS --max-time 5 http://web/ >/run/answer && date +%s >/run/answered; done
+ask() { curl -sS --max-time 5 "$1" http://web/; }
+while sleep 0.5; do ask -4 >/run/answer && ask -6 >>/run/answer && date +%s >/run/answered; done
 """
 
 
@@ -58,7 +62,7 @@ class Traffic:
     @property
     def _asked(self) -> str:
         waiting = "for i in $(seq 50); do test -e /run/answered && break; sleep 0.2; done"
-        return f"rm -f /run/answered; {waiting}; test -e /run/answered && grep -q '{self.secret}' /run/answer"
+        return f"rm -f /run/answered; {waiting}; test -e /run/answered && grep -c '{self.secret}' /run/answer | grep -q 2"
 
 
 def addresses(box: Box) -> dict[str, str]:
