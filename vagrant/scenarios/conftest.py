@@ -167,10 +167,12 @@ def boxes(
 
 
 @pytest.fixture(scope="session")
-def installed(boxes: dict[str, Box], logs: Path) -> dict[str, Box]:
+def installed(boxes: dict[str, Box], logs: Path, pytestconfig: pytest.Config) -> dict[str, Box]:
     """Both nodes after README's commands for the service; that of node-a, which nobody asks before it joins, waits."""
     scripts = []
     for box in boxes.values():
+        if pytestconfig.getoption("--again"):
+            box.run("interceptor down; rm -f /etc/interceptor/config.yaml")
         start = f"systemctl enable {'' if box.name == FIRST else '--now'} interceptor"
         parts = {"install": "make install", "start": start}
         scripts.append(Script.start(box, parts, logs / f"{box.name}-install.txt"))
