@@ -31,7 +31,7 @@ while True:
         store.rotate(step, datetime.now(UTC))
         print(step, flush=True)
 """
-CONFIRMED_SECONDS = 240.0
+CONFIRMED_SECONDS = 600.0
 
 pytestmark = pytest.mark.two_nodes
 
