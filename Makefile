@@ -77,9 +77,9 @@ vagrant-test: deps-test ## Install and test in two machines of their own: BOX as
 	@.ci/install boxes
 	@$(bin)/python -m pytest -q vagrant/scenarios -c vagrant/scenarios/pytest.ini --box=$(BOX) $(if $(KEEP),--keep) $(if $(SMOKE),-m smoke)
 
-vagrant-matrix: deps-test ## The short version of vagrant-test on every kernel, and a table: BOXES="trixie-6.12 ..." chooses (root, slow)
+vagrant-matrix: deps-test ## The short version of vagrant-test on every kernel, and a table: BOXES="trixie-6.12 ..." chooses, FULL=1 runs all of it (root, slow)
 	@.ci/install boxes
-	@$(bin)/python vagrant/scenarios/matrix.py $(BOXES)
+	@$(bin)/python vagrant/scenarios/matrix.py $(if $(FULL),--full) $(BOXES)
 
 image: deps ## Build the container image with buildah or podman (BASE=local: where no registry can be reached)
 	@.ci/image
