@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import signal
-from contextlib import AsyncExitStack, closing
+import socket
+from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,7 +16,11 @@ import trio
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.authority_service import serve
+from interceptor.authority_service.cluster_nodes import ClusterNodes
+from interceptor.authority_service.leadership import Leadership
 from interceptor.authority_service.pod_tokens import PodTokens
+from interceptor.authority_service.replica import Replica
+from interceptor.authority_service.shared_state import SharedState, prepare_home
 from interceptor.authority_store import AuthorityStore
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
     from interceptor.cluster.head import ObjectKey
     from interceptor.kubernetes.access import ApiAccess
+    from interceptor.shared_authority.names import SharedAuthority
     from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
@@ -37,7 +45,8 @@ class ServedAuthority:
     """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere.
 
     With `api` nodes get certificates only for pods that the Kubernetes API there shows on them; with `agents`, a service
-    account, they may join by the tokens of its pods.
+    account, they may join by the tokens of its pods.  With `shared` too the authority is the one in a Secret, which other
+    replicas serve as well, and the directory, which should be in memory, is only where this one works.
     """
 
     directory: Path
@@ -46,6 +55,7 @@ class ServedAuthority:
     audit_path: Path | None
     api: ApiAccess | None = None
     agents: ObjectKey | None = None
+    shared: SharedAuthority | None = None
 
 
 def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> None:
@@ -56,17 +66,20 @@ def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> N
     log_to_stderr()
     raise_descriptor_limit()
     forbid_core_dumps()
-    with closing(AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)) as store:
+    with ExitStack() as stack:
+        if served.shared is None:
+            store = AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)
+            main = partial(_serve, stack.enter_context(closing(store)))
+        else:
+            prepare_home(served.directory)
+            main = partial(_serve_shared, served.shared)
         try:
-            trio.run(_serve, store, served, progress)
+            trio.run(main, served, progress)
         except BaseExceptionGroup as group:
             raise single_cause(group) from None
 
 
 async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Callable[[str], None]) -> None:
-    def ready(address: Endpoint) -> None:
-        progress(f"serving the authority of {store.trust_domain} on {address}")
-
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
         pods = proof = None
@@ -74,15 +87,57 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
             client = await stack.enter_async_context(ApiClient(served.api))
             pods = ClusterWatch(client, (NAMESPACES, PODS))
             proof = None if served.agents is None else PodTokens(client, pods, served.agents)
-        await serve(
-            store,
-            served.address,
-            audit_path=served.audit_path or served.directory / AUDIT_FILE,
-            now=wall_clock,
-            ready=ready,
-            pods=pods,
-            proof=proof,
+        await _serve_store(store, served, progress, pods, proof)
+
+
+async def _serve_shared(
+    shared: SharedAuthority, served: ServedAuthority, progress: Callable[[str], None]
+) -> None:
+    assert served.api is not None, "a Secret is in a cluster"
+    assert served.agents is not None, "nodes have no other way to join"
+    async with ApiClient(served.api) as client, trio.open_nursery() as nursery:
+        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        state = SharedState(client, shared.secret, served.directory, served.passphrase)
+        leadership = Leadership(
+            client, shared.lease, f"{socket.gethostname()}-{secrets.token_hex(4)}", wall_clock
         )
+        nursery.start_soon(leadership.run)
+        replica = Replica(client, state, shared.roots, leadership, wall_clock)
+        with closing(await replica.open(shared.trust_domain)) as store:
+            async with trio.open_nursery() as serving:
+                pods = ClusterWatch(client, (NAMESPACES, PODS))
+                nodes = ClusterNodes(client, pods, served.agents, shared.nodes)
+                began_at = store.issuer(wall_clock()).root.not_valid_before_utc
+                for task in (
+                    partial(replica.follow, store),
+                    partial(replica.lead, store),
+                    partial(nodes.follow, store, began_at),
+                    partial(nodes.tell, store),
+                ):
+                    serving.start_soon(task)
+                proof = PodTokens(client, pods, served.agents)
+                await _serve_store(store, served, progress, pods, proof)
+
+
+async def _serve_store(
+    store: AuthorityStore,
+    served: ServedAuthority,
+    progress: Callable[[str], None],
+    pods: ClusterWatch | None,
+    proof: PodTokens | None,
+) -> None:
+    def ready(address: Endpoint) -> None:
+        progress(f"serving the authority of {store.trust_domain} on {address}")
+
+    await serve(
+        store,
+        served.address,
+        audit_path=served.audit_path or served.directory / AUDIT_FILE,
+        now=wall_clock,
+        ready=ready,
+        pods=pods,
+        proof=proof,
+    )
 
 
 async def _stop_on_signal(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 Json = dict[str, Any]
 PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES, *POLICIES)}
@@ -70,6 +71,9 @@ class ApiServer:
         self._texts: dict[str, tuple[str, bytes]] = {}  # by UID, of a version
         self._tokens = count()
         self.url = ""
+        self.routes: list[Route] = []  # beside its own
+        self.is_away = False  # every request fails, and watches are to be cut
+        self.forbids: Callable[[str, str, str], str | None] = lambda *_: None  # method, path, query: why not
 
     def put(self, kind: Kind, value: Json) -> int:
         """Add or change an object; its version, which is the next one."""
@@ -133,11 +137,24 @@ class ApiServer:
         if certificate is not None:
             config.certfile, config.keyfile = str(certificate), str(key)
         routes = [Route(path, self._answer) for path in PATHS]
-        app = Starlette(routes=[*routes, Route(NODES, self._answer_node)])
+        app = self._guarded(Starlette(routes=[*routes, Route(NODES, self._answer_node), *self.routes]))
         async with trio.open_nursery() as nursery:
             binds = await nursery.start(partial(hypercorn.trio.serve, app, config))  # type: ignore[arg-type]
             self.url = binds[0]
             task_status.started()
+
+    def _guarded(self, app: ASGIApp) -> ASGIApp:
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                why_not = self.forbids(scope["method"], scope["path"], scope["query_string"].decode())
+                if self.is_away or why_not:
+                    await (_status(503, "away") if self.is_away else _status(403, why_not or ""))(
+                        scope, receive, send
+                    )
+                    return
+            await app(scope, receive, send)
+
+        return guarded
 
     async def _answer_node(self, request: Request) -> Response:
         self.requests.append(request.url.path)

@@ -9,7 +9,7 @@ import click
 from cryptography import x509
 
 from interceptor.agent.clock import wall_clock
-from interceptor.cli.ca.opening import with_store
+from interceptor.cli.ca.opening import with_any_store
 from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import InvalidInput, StateError, utc
@@ -33,7 +33,7 @@ REVOCATIONS = (
 @click.command()
 @click.argument("target", metavar="IDENTITY|SERIAL")
 @click.option("--why", default="", help="One line for those who ask later.")
-@with_store
+@with_any_store
 def revoke(store: AuthorityStore, target: str, why: str) -> None:
     """Let nobody believe an identity, or one certificate, any more.
 
@@ -56,7 +56,7 @@ def revoke(store: AuthorityStore, target: str, why: str) -> None:
 
 @click.command()
 @click.argument("target", metavar="IDENTITY|SERIAL")
-@with_store
+@with_any_store
 def unrevoke(store: AuthorityStore, target: str) -> None:
     """Take a revocation back.
 
@@ -72,7 +72,7 @@ def unrevoke(store: AuthorityStore, target: str) -> None:
 
 @click.command()
 @output_option
-@with_store
+@with_any_store
 def revocations(store: AuthorityStore, output: str) -> None:
     """List what is revoked, since when and why.
 
@@ -101,7 +101,7 @@ def revocations(store: AuthorityStore, output: str) -> None:
 @click.option(
     "--trust-domain", help="Whose roots they are.  [default: what the certificates made by interceptor say]"
 )
-@with_store
+@with_any_store
 def federate(store: AuthorityStore, file: Path, trust_domain: str | None) -> None:
     """Believe in the roots of another trust domain, for identities of that domain only.
 
@@ -120,7 +120,7 @@ def federate(store: AuthorityStore, file: Path, trust_domain: str | None) -> Non
 
 @click.command()
 @click.argument("trust_domain")
-@with_store
+@with_any_store
 def unfederate(store: AuthorityStore, trust_domain: str) -> None:
     """Stop believing in another trust domain.
 
@@ -134,7 +134,7 @@ def unfederate(store: AuthorityStore, trust_domain: str) -> None:
 
 @click.command()
 @click.argument("trust_domain")
-@with_store
+@with_any_store
 def alias(store: AuthorityStore, trust_domain: str) -> None:
     """Let identities of another trust domain count as those of ours, as while it is renamed.
 
@@ -151,7 +151,7 @@ def alias(store: AuthorityStore, trust_domain: str) -> None:
 
 @click.command()
 @click.argument("trust_domain")
-@with_store
+@with_any_store
 def unalias(store: AuthorityStore, trust_domain: str) -> None:
     """Take an alias back.
 

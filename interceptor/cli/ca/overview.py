@@ -9,7 +9,7 @@ import click
 
 from interceptor.agent.clock import wall_clock
 from interceptor.authority_store import AuthorityStore
-from interceptor.cli.ca.opening import place_options, with_store
+from interceptor.cli.ca.opening import place_options, with_any_store
 from interceptor.cli.output import output_option, print_data
 from interceptor.cli.quantities import in_seconds, seconds_until
 from interceptor.errors import StateError, utc
@@ -53,7 +53,7 @@ def init(session: Session, directory: Path, passphrase: bytes | None, trust_doma
 
 @click.command()
 @output_option
-@with_store
+@with_any_store
 def status(store: AuthorityStore, output: str) -> None:
     """Say what the authority is, how long its certificates are valid, and how a rotation stands.
 
@@ -71,7 +71,7 @@ def status(store: AuthorityStore, output: str) -> None:
 
 
 @click.command()
-@with_store
+@with_any_store
 def bundle(store: AuthorityStore) -> None:
     """Print the root certificates of this trust domain in PEM, for 'ca federate' elsewhere.
 

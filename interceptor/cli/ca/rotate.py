@@ -8,7 +8,7 @@ import click
 
 from interceptor.agent.clock import wall_clock
 from interceptor.authority.rotation import Phase, Step
-from interceptor.cli.ca.opening import with_store
+from interceptor.cli.ca.opening import with_any_store
 from interceptor.cli.output import output_option, print_data
 from interceptor.errors import utc
 
@@ -43,7 +43,7 @@ def rotate() -> None:
 
 def _step(step: Step, explanation: str) -> Callable[[AuthorityStore], None]:
     @rotate.command(step.value, help=f"{explanation}\n\n\b\nExamples:\n  sudo interceptor ca rotate {step}")
-    @with_store
+    @with_any_store
     def command(store: AuthorityStore) -> None:
         state = store.rotate(step, wall_clock())
         click.echo(f"{state.phase}: {_DONE[state.phase]}")
@@ -62,7 +62,7 @@ _step(Step.ABORT, "Take back what was prepared or distributed, and destroy the n
 
 
 @rotate.command()
-@with_store
+@with_any_store
 def intermediate(store: AuthorityStore) -> None:
     """Issue from a new intermediate at once; needs the root key, and no node to confirm anything.
 
@@ -78,7 +78,7 @@ def intermediate(store: AuthorityStore) -> None:
 
 @rotate.command()
 @output_option
-@with_store
+@with_any_store
 def status(store: AuthorityStore, output: str) -> None:
     """Say how far the rotation is, what comes next, and which nodes it waits for.
 
