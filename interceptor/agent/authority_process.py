@@ -16,11 +16,9 @@ import trio
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.authority_service import serve
-from interceptor.authority_service.cluster_nodes import ClusterNodes
-from interceptor.authority_service.leadership import Leadership
 from interceptor.authority_service.pod_tokens import PodTokens
-from interceptor.authority_service.replica import Replica
-from interceptor.authority_service.shared_state import SharedState, prepare_home
+from interceptor.authority_service.serve_shared import serve_shared
+from interceptor.authority_service.shared_state import prepare_home
 from interceptor.authority_store import AuthorityStore
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
@@ -87,7 +85,15 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
             client = await stack.enter_async_context(ApiClient(served.api))
             pods = ClusterWatch(client, (NAMESPACES, PODS))
             proof = None if served.agents is None else PodTokens(client, pods, served.agents)
-        await _serve_store(store, served, progress, pods, proof)
+        await serve(
+            store,
+            served.address,
+            audit_path=served.audit_path or served.directory / AUDIT_FILE,
+            now=wall_clock,
+            ready=lambda address: progress(f"serving the authority of {store.trust_domain} on {address}"),
+            pods=pods,
+            proof=proof,
+        )
 
 
 async def _serve_shared(
@@ -97,47 +103,18 @@ async def _serve_shared(
     assert served.agents is not None, "nodes have no other way to join"
     async with ApiClient(served.api) as client, trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
-        state = SharedState(client, shared.secret, served.directory, served.passphrase)
-        leadership = Leadership(
-            client, shared.lease, f"{socket.gethostname()}-{secrets.token_hex(4)}", wall_clock
+        await serve_shared(
+            shared,
+            served.agents,
+            client,
+            served.address,
+            me=f"{socket.gethostname()}-{secrets.token_hex(4)}",  # a pod's name, and a container that is started again
+            home=served.directory,
+            passphrase=served.passphrase,
+            audit_path=served.audit_path or served.directory / AUDIT_FILE,
+            now=wall_clock,
+            ready=lambda address: progress(f"serving the authority of {shared.trust_domain} on {address}"),
         )
-        nursery.start_soon(leadership.run)
-        replica = Replica(client, state, shared.roots, leadership, wall_clock)
-        with closing(await replica.open(shared.trust_domain)) as store:
-            async with trio.open_nursery() as serving:
-                pods = ClusterWatch(client, (NAMESPACES, PODS))
-                nodes = ClusterNodes(client, pods, served.agents, shared.nodes)
-                began_at = store.issuer(wall_clock()).root.not_valid_before_utc
-                for task in (
-                    partial(replica.follow, store),
-                    partial(replica.lead, store),
-                    partial(nodes.follow, store, began_at),
-                    partial(nodes.tell, store),
-                ):
-                    serving.start_soon(task)
-                proof = PodTokens(client, pods, served.agents)
-                await _serve_store(store, served, progress, pods, proof)
-
-
-async def _serve_store(
-    store: AuthorityStore,
-    served: ServedAuthority,
-    progress: Callable[[str], None],
-    pods: ClusterWatch | None,
-    proof: PodTokens | None,
-) -> None:
-    def ready(address: Endpoint) -> None:
-        progress(f"serving the authority of {store.trust_domain} on {address}")
-
-    await serve(
-        store,
-        served.address,
-        audit_path=served.audit_path or served.directory / AUDIT_FILE,
-        now=wall_clock,
-        ready=ready,
-        pods=pods,
-        proof=proof,
-    )
 
 
 async def _stop_on_signal(

@@ -59,11 +59,12 @@ class Leadership:
     async def run(self) -> None:
         """Until cancelled; the next replica need not wait then."""
         try:
+            led = False
             while True:
-                was_ours = self.is_ours
                 await self._try_round()
-                if self.is_ours is not was_ours:
-                    log.info("this replica %s", "leads now" if self.is_ours else "does not lead any more")
+                if self.is_ours is not led:
+                    led = self.is_ours
+                    log.info("this replica %s", "leads now" if led else "does not lead any more")
                 await trio.sleep(RENEW_SECONDS if self.is_ours else LOOK_SECONDS)
         finally:
             with trio.move_on_after(RELEASE_SECONDS, shield=True):

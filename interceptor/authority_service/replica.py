@@ -59,7 +59,7 @@ class Replica:
         self._leadership = leadership
         self._now = now
         self._seen: Stored | None = None
-        self._problem: str | None = None
+        self._problems: dict[str, str] = {}
 
     async def open(self, trust_domain: TrustDomain) -> AuthorityStore:
         """Wait for the authority of a trust domain, made by whoever leads if there is none; whoever gets it closes it.
@@ -166,9 +166,8 @@ class Replica:
         try:
             yield
         except InterceptorError as error:
-            problem = f"{what}: {error}"
-            if problem != self._problem:
-                log.error("%s", problem)  # noqa: TRY400 -- a line for a person, no fault of ours
-            self._problem = problem
+            if str(error) != self._problems.get(what):
+                log.error("%s: %s", what, error)  # noqa: TRY400 -- a line for a person, no fault of ours
+            self._problems[what] = str(error)
         else:
-            self._problem = None
+            self._problems.pop(what, None)
