@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from interceptor.agent.authority_access import AuthorityAccess
-    from interceptor.agent.enroller import Enroller
+    from interceptor.agent.beliefs import Beliefs
     from interceptor.agent.records import Records
     from interceptor.authority.documents import RegistryDocument
     from interceptor.config import Config
@@ -56,14 +56,14 @@ class Follower:
         config: Config,
         access: AuthorityAccess,
         credentials: Credentials,
-        enroller: Enroller,
+        beliefs: Beliefs,
         registry: Snapshot[Registry],
         records: Records,
     ) -> None:
         self.access = access
         self._config = config
         self._credentials = credentials
-        self._enroller = enroller
+        self._beliefs = beliefs
         self._registry = registry
         self._expiry = records.metrics.expiry
         self._warnings: tuple[str, ...] = ()
@@ -147,7 +147,7 @@ class Follower:
     async def _believe(self, document: TrustDocument) -> None:
         bundles = document.trust_bundles()
         before = () if self.document is None else self.document.revoked.entries
-        await self._enroller.believe(bundles)
+        await self._beliefs.believe(bundles)
         self.document = document  # only now is it reported: the authority issues from a new root soon after
         self._credentials.bring_forward(
             lambda svid: bundles.revoked.find("", serial_numbers(svid.chain)) is not None, timedelta(0)

@@ -15,7 +15,7 @@ from interceptor.kernel.return_path import has_return_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from interceptor.agent.enroller import Enrolled
+    from interceptor.agent.members import Enrolled
     from interceptor.agent.node import Node
 
 

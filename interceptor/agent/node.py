@@ -11,9 +11,10 @@ import trio
 from interceptor.admin import AdminServer, open_listener
 from interceptor.agent.audit import Audit
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.enroller import CutOff, Enroller
+from interceptor.agent.enroller import Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
+from interceptor.agent.members import CutOff
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.agent.authority_access import AuthorityAccess
-    from interceptor.agent.enroller import Enrolled
+    from interceptor.agent.members import Enrolled
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
     from interceptor.identity.svid import X509Svid
@@ -82,7 +83,9 @@ class Node:
             self.credentials,
             StateFile(config.paths.run_dir),
         )
-        self.follower = Follower(config, access, self.credentials, self.enroller, self.registry, self.records)
+        self.follower = Follower(
+            config, access, self.credentials, self.enroller.beliefs, self.registry, self.records
+        )
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
         self._restored = restored
@@ -264,7 +267,7 @@ class Node:
         )
         while True:
             await trio.sleep(AGE_SECONDS)
-            self.enroller.close_aged(lifetimes, wall_clock())
+            self.enroller.beliefs.close_aged(lifetimes, wall_clock())
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from interceptor.agent.enroller import Request
+from interceptor.agent.members import Request
 from interceptor.agent.policy_requests import PolicyRequests
 from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.agent.state import RunDetails

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent import audit
-from interceptor.agent.enroller import remove_run
 from interceptor.agent.joined_authority import TRUST_FILE
 from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
+from interceptor.agent.members import remove_run
 from interceptor.agent.policy_keeper import MARKER
 from interceptor.agent.reference import end_processes, process_start
 from interceptor.agent.state import Lock, StateFile, private_directory

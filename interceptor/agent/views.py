@@ -21,7 +21,7 @@ from interceptor.policy.lint import expiring
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from interceptor.agent.enroller import CutOff, Enrolled
+    from interceptor.agent.members import CutOff, Enrolled
     from interceptor.agent.node import Node
     from interceptor.agent.state import EnrolledState
     from interceptor.credentials import CredentialStatus
