@@ -34,7 +34,7 @@ def plain(value: object) -> object:
 
 def document(value: Mapping[str, Any]) -> str:
     """One document, with its beginning marked."""
-    return "\n".join(["---", *_mapping(value), ""])
+    return "\n".join(["---", *(line.rstrip() for line in _mapping(value)), ""])
 
 
 def _mapping(value: Mapping[str, Any]) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _entry(head: str, value: object) -> Iterator[str]:
         yield from (f"  {line}" for line in _list(value))
     elif isinstance(value, str) and "\n" in value:
         yield f"{head} |"
-        yield from (f"  {line}".rstrip() for line in value.removesuffix("\n").split("\n"))
+        yield from (f"  {line}" for line in value.removesuffix("\n").split("\n"))
     else:
         yield f"{head} {_scalar(value)}"
 
@@ -87,7 +87,25 @@ def _bare(value: object) -> object:
 
 def _scalar(value: object) -> str:
     """A value on one line; a text is in quotes wherever YAML, 1.1 or 1.2, could take it for something else."""
-    if isinstance(value, str):
-        is_plain = value and set(value) <= _PLAIN and value[0].isalnum() | (value[0] == "/")
-        return value if is_plain and yaml.safe_load(value) == value else dumps(value)
+    if not isinstance(value, str):
+        return dumps(value)
+    is_plain = value and set(value) <= _PLAIN and (value[0].isalnum() or value[0] == "/")
+    if (
+        is_plain
+        and value.lower() not in ("y", "n")
+        and not _is_number(value)
+        and yaml.safe_load(value) == value
+    ):
+        return value
     return dumps(value)
+
+
+def _is_number(text: str) -> bool:
+    """More than PyYAML takes for one: 1e3 is one in YAML 1.2."""
+    for number in (float, lambda digits: int(digits, 0)):
+        try:
+            number(text)
+        except ValueError:
+            continue
+        return True
+    return False

@@ -7,8 +7,10 @@ and "Labels and Selectors" for the forms.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Json = dict[str, Any]
 
@@ -37,47 +39,47 @@ CLUSTER_WIDE = {
     "ClusterRoleBinding": "rbac.authorization.k8s.io/v1",
     "CustomResourceDefinition": "apiextensions.k8s.io/v1",
 }
-_POD = set(
-    [
-        "containers",
-        "dnsPolicy",
-        "hostNetwork",
-        "hostPID",
-        "nodeSelector",
-        "priorityClassName",
-        "securityContext",
-        "serviceAccountName",
-        "terminationGracePeriodSeconds",
-        "tolerations",
-        "topologySpreadConstraints",
-        "volumes",
-    ]
-)
-_CONTAINER = set(
-    [
-        "name",
-        "image",
-        "imagePullPolicy",
-        "args",
-        "env",
-        "ports",
-        "startupProbe",
-        "readinessProbe",
-        "livenessProbe",
-        "securityContext",
-        "resources",
-        "volumeMounts",
-    ]
-)
-_CONTAINER_SECURITY = set(
-    ["allowPrivilegeEscalation", "capabilities", "privileged", "readOnlyRootFilesystem", "seccompProfile"]
-)
-_POD_SECURITY = set(["fsGroup", "runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile"])
-_PROBE = set(["httpGet", "periodSeconds", "timeoutSeconds", "failureThreshold"])
-_HTTP_GET = set(["host", "path", "port", "scheme"])
-_MOUNT = set(["name", "mountPath", "readOnly", "mountPropagation"])
-_SOURCES = set(["configMap", "emptyDir", "hostPath", "projected"])
-_CAPABILITIES = set(["SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "DAC_OVERRIDE", "ALL"])
+_POD = {
+    "containers",
+    "dnsPolicy",
+    "hostNetwork",
+    "hostPID",
+    "nodeSelector",
+    "priorityClassName",
+    "securityContext",
+    "serviceAccountName",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+    "volumes",
+}
+_CONTAINER = {
+    "name",
+    "image",
+    "imagePullPolicy",
+    "args",
+    "env",
+    "ports",
+    "startupProbe",
+    "readinessProbe",
+    "livenessProbe",
+    "securityContext",
+    "resources",
+    "volumeMounts",
+}
+_CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation",
+    "capabilities",
+    "privileged",
+    "readOnlyRootFilesystem",
+    "seccompProfile",
+}
+_POD_SECURITY = {"fsGroup", "runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile"}
+_PROBE = {"httpGet", "periodSeconds", "timeoutSeconds", "failureThreshold"}
+_HTTP_GET = {"host", "path", "port", "scheme"}
+_MOUNT = {"name", "mountPath", "readOnly", "mountPropagation"}
+_SOURCES = {"configMap", "emptyDir", "hostPath", "projected"}
+_CAPABILITIES = {"SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "DAC_OVERRIDE", "ALL"}
 
 
 def problems(objects: list[Json]) -> list[str]:
@@ -150,7 +152,9 @@ def _container(container: Json, *, host_network: bool) -> Iterator[str]:
     yield from _unknown("the container", container, _CONTAINER)
     yield from _unknown("its securityContext", container["securityContext"], _CONTAINER_SECURITY)
     capabilities = container["securityContext"].get("capabilities", {})
-    yield from _unknown("its capabilities", dict.fromkeys(sum(capabilities.values(), [])), _CAPABILITIES)
+    yield from _unknown(
+        "its capabilities", {each: None for names in capabilities.values() for each in names}, _CAPABILITIES
+    )
     ports = {port["name"] for port in container.get("ports", [])}
     if host_network and ports:
         yield "its ports would be the host's, and keep a second pod from the node"

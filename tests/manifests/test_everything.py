@@ -116,19 +116,33 @@ def test_rights_are_explained_one_by_one():
 def test_what_stands_around_the_authority_selects_its_pods(kind):
     labels = one("Deployment")["spec"]["template"]["metadata"]["labels"]
     spec = one(kind)["spec"]
-    chosen = spec.get("podSelector", spec["selector"] if "selector" in spec else None)
-    assert chosen.get("matchLabels", chosen).items() <= labels.items()
-    agents = one("DaemonSet")["spec"]["template"]["metadata"]["labels"]
-    assert not chosen.get("matchLabels", chosen).items() <= agents.items()
+    selector = spec["podSelector"] if kind == "NetworkPolicy" else spec["selector"]
+    chosen = selector.get("matchLabels", selector).items()
+    assert chosen <= labels.items()
+    assert not chosen <= one("DaemonSet")["spec"]["template"]["metadata"]["labels"].items()
+
+
+def environment(values):
+    """What the kubelet gives to the agent: what the manifest says, and the services of the namespace."""
+    service = one("Service", values)
+    prefix = service["metadata"]["name"].upper().replace("-", "_")
+    (port,) = service["spec"]["ports"]
+    names = {variable["name"] for variable in agent_container(values)["env"]}
+    assert "NODE_NAME" in names
+    return {
+        "NODE_NAME": "node-1",
+        f"{prefix}_SERVICE_HOST": "10.96.0.7",
+        f"{prefix}_SERVICE_PORT": str(port["port"]),
+    }
 
 
 @pytest.mark.parametrize("values", [VALUES, OTHERS])
 def test_configuration_is_one_that_the_agent_takes(values):
     config_map = one("ConfigMap", values)
     text = config_map["data"]["config.yaml"]
-    read = yaml.safe_load(text)
-    section = read.pop("kubernetes")
-    config = parse_config(yaml.safe_dump(read), "config.yaml", node="node-1")
+    config = parse_config(text, "config.yaml", node="the pod", environment=environment(values))
+    assert config.kubernetes is not None
+    assert (config.node, str(config.authority_address)) == ("node-1", "10.96.0.7:15012")
     assert (config.trust_domain, config.mode, config.mesh_cidrs) == (
         values.trust_domain,
         values.mode,
@@ -137,8 +151,10 @@ def test_configuration_is_one_that_the_agent_takes(values):
     assert config.metrics_address == values.metrics_address
     mounts = {mount["mountPath"] for mount in agent_container(values)["volumeMounts"]}
     assert str(config.paths.cgroup) in mounts
-    assert {str(Path(section[key]).parent) for key in ("joinTokenFile", "rootFile")} <= mounts
-    assert section.get("podsCgroup") == (f"/host{values.pods_cgroup}" if values.pods_cgroup else None)
+    files = (config.kubernetes.join_token_file, config.kubernetes.root_file)
+    assert {str(path.parent) for path in files} <= mounts
+    pods_cgroup = config.kubernetes.pods_cgroup
+    assert pods_cgroup == (Path(f"/host{values.pods_cgroup}") if values.pods_cgroup else None)
     assert {
         str(config.paths.state_dir),
         str(config.paths.run_dir),

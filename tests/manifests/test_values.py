@@ -98,7 +98,7 @@ def test_value_that_is_wrong_is_refused_with_its_place(text, message):
 
 
 def test_text_that_is_no_yaml_at_all_has_no_line():
-    with pytest.raises(ConfigError, match="^v: cannot be read"):
+    with pytest.raises(ConfigError, match="v: cannot be read"):
         parse_values('a: "\\UFFFFFFFF"', "v")
 
 
