@@ -241,6 +241,10 @@ async def test_api_that_is_away_stops_neither_issuing_nor_the_replicas(
     await eventually(partial(has_heard_of_a_revocation, client))
 
 
+def _is_told(caplog: pytest.LogCaptureFixture, message: str) -> bool:
+    return message in caplog.text
+
+
 async def test_secret_that_is_broken_or_gone_is_told_and_not_followed(
     cluster: ClusterOfReplicas, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -248,11 +252,17 @@ async def test_secret_that_is_broken_or_gone_is_told_and_not_followed(
     await until(lambda: ROOTS in cluster.kept.objects)
     client = await cluster.client(one)
     good = cluster.kept.objects[SECRET]
-    cluster.kept.objects[SECRET] = {**good, "data": {**good["data"], "state.json": "e30="}}
-    cluster.kept.objects[SECRET]["metadata"] = dict(good["metadata"])
-    cluster.kept.touch(SECRET)
-    await until(lambda: "the saved authority cannot be used" in caplog.text)
-    await issued(client)
+    key = next(name for name in good["data"] if name.endswith(".intermediate.key"))
+    for name, told in (
+        ("state.json", "the saved authority cannot be used"),
+        (key, "intermediate.key is corrupt, it is not a PEM private key"),
+    ):
+        broken = {**good["data"], name: "e30="}
+        cluster.kept.objects[SECRET] = {**good, "data": broken, "metadata": dict(good["metadata"])}
+        cluster.kept.touch(SECRET)
+        await until(partial(_is_told, caplog, told))
+        await issued(client)
+        assert b"{}" not in [path.read_bytes() for path in cluster.directory.rglob("copy/issuers/*/*")]
     del cluster.kept.objects[SECRET]
     await until(lambda: "is gone: put it back from a backup" in caplog.text)
     await issued(client)

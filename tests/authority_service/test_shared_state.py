@@ -164,9 +164,10 @@ async def rivals(
     server, _ = api
     async with ApiClient(ApiAccess(server.url, None, None)) as client, trio.open_nursery() as nursery:
         rivals = [Leadership(client, SHARED.lease, name, Clock()) for name in ("one", "two")]
-        for rival in rivals:
-            nursery.start_soon(rival.run)
-        await until(lambda: any(rival.is_ours for rival in rivals))
+        nursery.start_soon(rivals[0].run)
+        await until(lambda: rivals[0].is_ours)
+        await trio.sleep(0.05)  # in step with each other only the version would decide
+        nursery.start_soon(rivals[1].run)
         yield server, rivals
         nursery.cancel_scope.cancel()
 
