@@ -15,7 +15,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 /* Ports that the proxy listens on inside every enrolled network namespace. */
 #define OUTBOUND_PORT 15001
@@ -31,6 +31,17 @@
 #define MAX_CAPTURED_PREFIXES 16384
 #define MAX_PENDING_FLOWS 65536
 #define MAX_LOCAL_ADDRESSES 256
+#define MAX_OUTSIDE 16384
+#define MAX_WAITING 4096
+#define MAX_PROBE_TARGETS 16384
+#define MAX_PROBE_FLOWS 4096
+
+/* How a held connection is tried again.  The first wait is in the kernel's
+ * ticks, of which a second has 100 to 1000: from 50 ms to half a second. */
+#define HELD_FIRST_RETRY_TICKS 50
+#define HELD_LONGEST_RETRY_MS 1000
+#define HELD_RETRIES 127 /* about two minutes, as long as TCP waits anyway */
+#define HELD_RETRIES_GROWING 8 /* where the kernel cannot bound their distance (before 6.15) */
 
 /* Slots of `inbound_listeners`, one such map for each network namespace. */
 #define LISTENER_PLAINTEXT_IPV4 0
@@ -50,7 +61,11 @@
 #define COUNTER_REFUSED_NO_LISTENER 7
 #define COUNTER_REFUSED_LINK 8
 #define COUNTER_UNBOUND_ANSWERS 9
-#define COUNTER_COUNT 10
+#define COUNTER_HELD_CONNECTIONS 10
+#define COUNTER_HELD_ARRIVALS 11
+#define COUNTER_PASSED_PROBES 12
+#define COUNTER_REFUSED_PROBES 13
+#define COUNTER_COUNT 14
 
 /* Key of `captured_prefixes` (LPM trie): where captured connections go. */
 struct prefix {
@@ -88,6 +103,38 @@ struct original_destination {
 	__u8 address[16];
 	__u16 port; /* network order */
 	__u8 padding[2];
+};
+
+/* Value of `connected_to`: the same, and where it is held, or was. */
+struct connection {
+	__u64 held_in; /* netns cookie; 0: never held */
+	__u8 address[16];
+	__u16 port; /* network order */
+	__u8 padding[6];
+};
+
+/* Value of `waiting`, whose key is the cookie of an unknown network namespace. */
+struct newcomer {
+	__u64 cgroup_id; /* of the process that was seen first */
+	__u32 pid;	 /* the same, as the initial pid namespace has it; 0: not known */
+	__u8 padding[4];
+};
+
+/* Key of `probe_targets`: a port of a workload that the kubelet may connect to. */
+struct probe_target {
+	__u64 netns_cookie; /* the kubelet's */
+	__u8 address[16];
+	__u16 port; /* host order */
+	__u8 padding[6];
+};
+
+/* Key of `probe_flows`: a probe whose handshake is under way. */
+struct probe_flow {
+	__u8 client_address[16];
+	__u8 target_address[16];
+	__u16 client_port; /* host order */
+	__u16 target_port; /* host order */
+	__u8 padding[4];
 };
 
 #endif

@@ -12,6 +12,10 @@ members           which there are now, and what is written down of them
 claims            which names, namespaces and addresses they may have
 attendant         what each needs all the time: certificates, current addresses
 beliefs           whom they believe
+pod_keeper        in a cluster: has the pods enrolled that shall be
+cluster_side      the API of the cluster, and who is told what of it
+cluster_policies  its policy objects as a source of policies
+pod_authority     its authority, joined with the pod's own token
 workload_context  what one workload's proxy is given
 listeners         its listening sockets
 reference         which network namespace is meant, and whether it is still there

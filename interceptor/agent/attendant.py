@@ -107,8 +107,7 @@ class Attendant:
                 return
             changed = replace(workload, addresses=addresses)
             registry = self._registry.value.without(workload.key).with_workload(changed)
-            enrolled.workload = changed
-            enrolled.state = replace(enrolled.state, addresses=addresses)
+            enrolled.become(changed)
             self._capture.set_prefixes(self._members.captured_networks())
             self._registry.replace(registry)
             self._members.save()

@@ -22,6 +22,7 @@ class AuthorityAccess(Protocol):
     link       what can be asked
     node_name  this node's name at the authority
     address    where the authority is, None for one of our own
+    waiting_for  why there is no way in yet, None when there is, or when that was not tried
     """
 
     @property
@@ -32,6 +33,9 @@ class AuthorityAccess(Protocol):
 
     @property
     def address(self) -> Endpoint | None: ...
+
+    @property
+    def waiting_for(self) -> str | None: ...
 
     async def open(self) -> TrustDocument:
         """Get ready to ask; what is to be believed until there is news.  AuthorityError when there is no way in."""

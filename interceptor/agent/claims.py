@@ -78,7 +78,8 @@ class Claims:
 
         Whoever may administer its namespace can add any: then what others send there
         would come to it.  Those of `interceptor run` keep what they were given, others
-        may take free addresses of the mesh, and never the bridge's own.
+        may take free addresses of the mesh, and never the bridge's own.  A pod has what its
+        cluster's API says.
         """
         if address in state.addresses or address.is_link_local:
             return True
@@ -86,7 +87,8 @@ class Claims:
         taken = self._members.holder_to_be(address, besides=state.key) or self._registry.value.is_remote(
             address
         )
-        return state.run is None and within and not taken and not self._is_of_bridge(address)
+        is_free_to = state.run is None and state.pod_uid is None
+        return is_free_to and within and not taken and not self._is_of_bridge(address)
 
     def may_keep(self, previous: EnrolledState, address: IPAddress) -> bool:
         """Whether an address is a workload's own when it is taken over: one that it took meanwhile may be another's."""

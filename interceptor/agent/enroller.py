@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from interceptor.agent.workload_context import Shared
     from interceptor.credentials import Credentials
     from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.labels import Labels
     from interceptor.workload import WorkloadKey
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,10 @@ class Enroller:
         return self._members.enrolled.get(key)
 
     async def enrol(self, request: Request, netns: NetworkNamespace, nursery: trio.Nursery) -> Enrolled:
-        """Enrol a network namespace, which is ours to close from now on; returns when it has its certificate."""
+        """Enrol a network namespace, which is ours to close from now on; returns when it has its certificate.
+
+        A pod stays also while it gets none: it shall be in the mesh, and has nothing in plaintext meanwhile.
+        """
         async with self._lock:
             with ExitStack() as undo:
                 undo.callback(netns.close)
@@ -85,7 +90,7 @@ class Enroller:
                         log.info("%s: %d connections from before its enrolment were reset", request.name, cut)
                 undo.pop_all()
             self._admit(enrolled, nursery)
-            if not await self._attendant.has_certificate(enrolled):
+            if request.pod is None and not await self._attendant.has_certificate(enrolled):
                 self._withdraw(enrolled)
                 raise EnrolmentError(
                     f"workload {enrolled.workload.key} cannot be enrolled, it gets no certificate: "
@@ -160,10 +165,26 @@ class Enroller:
                 if live.bytes_carried != carried:
                     carried, moved_at = live.bytes_carried, trio.current_time()
 
-    async def withdraw(self, key: WorkloadKey) -> None:
-        """Take a workload out: its connections are reset, its network namespace is as it was before."""
+    async def relabel(self, key: WorkloadKey, labels: Labels) -> None:
+        """Give a workload other labels; policy is to be asked about its connections again."""
         async with self._lock:
             enrolled = self._members.enrolled.get(key)
+            if enrolled is not None:
+                enrolled.become(replace(enrolled.workload, labels=labels))
+                self._registry.replace(self._registry.value.without(key).with_workload(enrolled.workload))
+                self._members.save()
+
+    async def withdraw(self, key: WorkloadKey, *, cookie: int | None = None) -> None:
+        """Take a workload out: its connections are reset, its network namespace is as it was before.
+
+        With `cookie` only if it is the one in that namespace: another may have its name since.
+        """
+        async with self._lock:
+            enrolled = self._members.enrolled.get(key)
+            cut_off = self._members.cut_off.get(key)
+            state = enrolled.state if enrolled is not None else cut_off.state if cut_off is not None else None
+            if cookie is not None and (state is None or state.reference.cookie != cookie):
+                return
             if enrolled is None and key in self._members.cut_off:
                 self._release(key)
                 return

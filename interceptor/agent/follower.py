@@ -59,13 +59,17 @@ class Follower:
         beliefs: Beliefs,
         registry: Snapshot[Registry],
         records: Records,
+        *,
+        is_registry: bool = True,
     ) -> None:
+        """The authority keeps the registry of all nodes, unless a cluster does (`is_registry` is false then)."""
         self.access = access
         self._config = config
         self._credentials = credentials
         self._beliefs = beliefs
         self._registry = registry
         self._expiry = records.metrics.expiry
+        self._is_registry = is_registry
         self._warnings: tuple[str, ...] = ()
         self.document: TrustDocument | None = None
         lifetime = config.certificates.lifetime
@@ -129,7 +133,8 @@ class Follower:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.access.run, self._credentials, self._node_renewed)
             nursery.start_soon(self.trust.run)
-            nursery.start_soon(registry.run)
+            if self._is_registry:
+                nursery.start_soon(registry.run)
             nursery.start_soon(self.watch.run)
             nursery.start_soon(self.reporter.run)
             nursery.start_soon(self._report_changes)
@@ -182,9 +187,13 @@ class Follower:
             self.document.bundle_hash,
             self.document.document_hash,
             roots_of(chains, self.own_roots()),
-            tuple(self._registered(workload) for workload in self._registry.value.own),
+            tuple(self._registered(workload) for workload in self._reported()),
             wall_clock(),
         )
+
+    def _reported(self) -> tuple[Workload, ...]:
+        """What the authority is told that we have: nothing where others hear it from a cluster's API."""
+        return self._registry.value.own if self._is_registry else ()
 
     def _registered(self, workload: Workload) -> RegisteredWorkload:
         addresses = tuple(address for address in workload.addresses if not address.is_link_local)

@@ -30,14 +30,18 @@ TRUST_FILE = "trust.json"
 class JoinedAuthority:
     """An AuthorityAccess over the network; the node's own certificate is renewed like those of its workloads."""
 
-    def __init__(self, config: Config, address: Endpoint, token: str | None) -> None:
+    waiting_for: str | None = None
+
+    def __init__(
+        self, config: Config, address: Endpoint, token: str | None, link: AuthorityClient | None = None
+    ) -> None:
         self.address = address
         self.node_name = config.node
         self._node_id = NodeId(config.trust_domain, config.node)
         self._token = token
         self._trust_path = config.paths.state_dir / TRUST_FILE
         self._kept = KeptIdentity(config.paths.state_dir)
-        self.link = AuthorityClient(address, config.trust_domain, config.node, wall_clock)
+        self.link = link or AuthorityClient(address, config.trust_domain, config.node, wall_clock)
 
     async def open(self) -> TrustDocument:
         """Go on as the node that we were, or become one with the token."""

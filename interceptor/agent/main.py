@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor.agent.cluster_side import ClusterSide
 from interceptor.agent.joined_authority import JoinedAuthority
 from interceptor.agent.node import Node
 from interceptor.agent.own_authority import OwnAuthority
+from interceptor.agent.pod_authority import PodAuthority
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import KernelError, StateError, UsageError
@@ -56,6 +58,7 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         # its own.  Whose it is can be said only when nobody is using it.
         _require_bpffs(config)
         started.callback(_release_pins, paths.bpf_dir, _lock_pins(paths.bpf_dir))
+        cluster = None if config.kubernetes is None else ClusterSide(config, config.kubernetes)
         access = _authority(config, progress, token)
         started.callback(access.close)
         restored = StateFile(paths.run_dir).load()
@@ -63,9 +66,9 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         cgroup = paths.cgroup or find_cgroup2()
         progress("compiling and loading the BPF programs")
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
-        programs = load_programs(headers.path)
+        programs = load_programs(headers.path, paths.bpf_dir)
         progress(f"starting, with {len(restored)} workloads of the last agent" if restored else "starting")
-        node = Node(config, access, programs, cgroup, restored)
+        node = Node(config, access, programs, cgroup, restored, cluster)
         started.callback(node.capture.close)
         try:
             trio.run(node.run)
@@ -74,6 +77,8 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
 
 
 def _authority(config: Config, progress: Callable[[str], None], token: str | None) -> AuthorityAccess:
+    if config.kubernetes is not None and config.authority_address is not None and token is None:
+        return PodAuthority(config, config.authority_address, config.kubernetes)
     if config.authority_address is not None:
         return JoinedAuthority(config, config.authority_address, token)
     if token is not None:

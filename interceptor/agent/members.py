@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 class Enrolled:
     """A workload in the mesh, with what it holds in the kernel and in the proxy."""
 
-    workload: Workload
     state: EnrolledState
     netns: NetworkNamespace
     cookie: int
@@ -38,6 +37,16 @@ class Enrolled:
         IPAddress, ...
     ]  # what it reaches without the proxy: its addresses, and others in its namespace
 
+    @property
+    def workload(self) -> Workload:
+        """As it is now."""
+        return self.proxy.context.workload
+
+    def become(self, workload: Workload) -> None:
+        """Let what is decided from now on be about this; its name and identity stay."""
+        self.proxy.context.subject.replace(workload)
+        self.state = replace(self.state, addresses=workload.addresses, labels=workload.labels)
+
 
 @dataclass(frozen=True, slots=True)
 class CutOff:
@@ -45,6 +54,14 @@ class CutOff:
 
     state: EnrolledState
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodClaim:
+    """A pod of a cluster: its API says which addresses are its own, and nobody else does."""
+
+    uid: str
+    addresses: tuple[IPAddress, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,7 @@ class Request:
     reference: NamespaceReference
     run: RunDetails | None = None
     labels: Labels = NO_LABELS
+    pod: PodClaim | None = None
 
 
 class Members:

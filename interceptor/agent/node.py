@@ -15,6 +15,7 @@ from interceptor.agent.enroller import Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.members import CutOff
+from interceptor.agent.pod_keeper import PodKeeper
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.agent.authority_access import AuthorityAccess
+    from interceptor.agent.cluster_side import ClusterSide
     from interceptor.agent.members import Enrolled
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
@@ -58,6 +60,7 @@ class Node:
         programs: Programs,
         cgroup: Path,
         restored: list[EnrolledState],
+        cluster: ClusterSide | None = None,
     ) -> None:
         self.config = config
         self.now = wall_clock
@@ -76,6 +79,7 @@ class Node:
             lambda: [e.proxy.context for e in self.enroller.enrolled],
             wall_clock,
             self.records.metrics,
+            cluster.policies if cluster is not None else None,
         )
         self.started_at = wall_clock()
         self.enroller = Enroller(
@@ -84,8 +88,19 @@ class Node:
             StateFile(config.paths.run_dir),
         )
         self.follower = Follower(
-            config, access, self.credentials, self.enroller.beliefs, self.registry, self.records
+            config,
+            access,
+            self.credentials,
+            self.enroller.beliefs,
+            self.registry,
+            self.records,
+            is_registry=cluster is None,
         )
+        self.cluster = cluster
+        if cluster is not None:
+            cluster.keeper = PodKeeper(
+                config, cgroup, cluster.watch, self.enroller, self.registry, self.policies.redecide
+            )
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
         self._restored = restored
@@ -113,12 +128,16 @@ class Node:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
-        self.policies.start()  # before anything is served
         self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
         async with trio.open_nursery() as nursery:
+            if self.cluster is not None:
+                nursery.start_soon(self.cluster.run)
+                await self.cluster.wait_for_policies()
+            self.policies.start()  # before anything is served
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
             server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
             nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
@@ -127,7 +146,7 @@ class Node:
             await self._take_over(nursery)
             nursery.start_soon(self._close_aged_for_ever)
             nursery.start_soon(self._reconcile_for_ever, nursery)
-            nursery.start_soon(self._write_hosts_for_ever)
+            self._follow_cluster(nursery)
             self.ready.set()
             log.info(
                 "ready: node %s, trust domain %s, mode %s",
@@ -136,9 +155,20 @@ class Node:
                 self.config.mode,
             )
             tell_service_manager(READY)
-            await self._stop.wait()
-            tell_service_manager(STOPPING)
-            nursery.cancel_scope.cancel()
+
+    def _follow_cluster(self, nursery: trio.Nursery) -> None:
+        """Let a cluster say which workloads there are; without one they have names of their own."""
+        if self.cluster is None or self.cluster.keeper is None:
+            nursery.start_soon(self._write_hosts_for_ever)
+            return
+        nursery.start_soon(self.cluster.keeper.follow)
+        nursery.start_soon(self.cluster.keeper.run, nursery)
+
+    async def _end_when_stopped(self, scope: trio.CancelScope) -> None:
+        """Also while it is still waiting for something to begin with."""
+        await self._stop.wait()
+        tell_service_manager(STOPPING)
+        scope.cancel()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -147,6 +177,9 @@ class Node:
     def missing(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""
         missing = [] if self.ready.is_set() else ["taking over the workloads of the last agent"]
+        if (joining := self.follower.access.waiting_for) is not None:
+            missing.append(f"joining the authority: {joining}")
+        missing += self.cluster.waiting_for() if self.cluster is not None else ()
         missing += [
             f"no certificate for {enrolled.workload.key}"
             for enrolled in self.enroller.enrolled
@@ -249,7 +282,7 @@ class Node:
         if self._has_ended(found):
             log.info("%s has ended", key)
             await self.enroller.drain(key)
-            await self.enroller.withdraw(key)
+            await self.enroller.withdraw(key, cookie=found.state.reference.cookie)
         elif isinstance(found, CutOff):
             await self.enroller.restore(found.state, nursery)
 

@@ -28,6 +28,7 @@ class OwnAuthority:
     """An AuthorityAccess without a network; the commands of `interceptor ca` work on the same directory meanwhile."""
 
     address = None
+    waiting_for = None
 
     def __init__(self, config: Config) -> None:
         """Open it, or make it at the first start; InterceptorError when it cannot be used."""

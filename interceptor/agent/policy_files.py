@@ -8,7 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from interceptor.errors import PolicyError
 from interceptor.policy.parse import parse_file, require_unique
@@ -29,16 +29,39 @@ Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, tim
 
 @dataclass(frozen=True, slots=True)
 class PolicyTexts:
-    """The files as they were read: `documents` of all, and the text of each by its name."""
+    """The files as they were read: `documents` of all, and the text of each by its name.
+
+    Of the documents so many are `objects` of a cluster's API, None where there is no cluster.
+    """
 
     documents: tuple[Document, ...]
     texts: Mapping[str, str]
     signature: Signature
+    objects: int | None = None
 
     @property
     def owners(self) -> str:
         """Who owns the files: the best that can be said of who wrote them."""
         return ", ".join(f"uid {uid}" for uid in sorted({entry[4] for entry in self.signature}))
+
+    @property
+    def author(self) -> str:
+        """By whom a change may be, for the audit trail."""
+        if self.objects is None:
+            return f"files of {self.owners}" if self.owners else "removal of all files"
+        return f"objects of the Kubernetes API{f', files of {self.owners}' if self.owners else ''}"
+
+
+class PolicySource(Protocol):
+    """Where a set of policies is read from; used by one thread at a time."""
+
+    directory: Path
+
+    def signature(self) -> object:
+        """What is there, to see whether it changed; PolicyError if unreadable."""
+
+    def load(self, changed: Mapping[str, str] | None = None) -> PolicyTexts:
+        """The set that is there, with some files' texts replaced by `changed`; PolicyError when there is none."""
 
 
 class PolicyFiles:

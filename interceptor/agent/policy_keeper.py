@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.agent.audit import Audit
-    from interceptor.agent.policy_files import Signature
+    from interceptor.agent.policy_files import PolicySource
     from interceptor.config import Config
     from interceptor.policy.documents import Document, PolicyName
     from interceptor.proxy.context import WorkloadContext
@@ -59,16 +59,18 @@ class PolicyKeeper:
         contexts: Callable[[], Iterable[WorkloadContext]],
         now: Callable[[], datetime],
         metrics: Metrics,
+        source: PolicySource | None = None,
     ) -> None:
+        """The policies are files, unless there is another `source`."""
         self._config = config
         self._policy = policy
         self._audit = audit
         self._contexts = contexts
         self._now = now
         self._metrics = metrics
-        self._files = PolicyFiles(config.paths.policies, config.policy.root_namespace)
+        self._files = source or PolicyFiles(config.paths.policies, config.policy.root_namespace)
         self._marker = config.paths.state_dir / MARKER
-        self._seen: Signature | None = None
+        self._seen: object = None
         self._texts: Mapping[str, str] = {}
         self._asked_at = now()
         self._tried_at = -inf  # of trio's clock
@@ -128,12 +130,11 @@ class PolicyKeeper:
                 self._seen, self._tried_at = signature, trio.current_time()
                 self._require_directory()
                 loaded = await trio.to_thread.run_sync(self._files.load)
-                by = f"files of {loaded.owners}" if loaded.owners else "removal of all files"
-                await self._put_in_force(loaded, by)
+                await self._put_in_force(loaded, loaded.author)
             except PolicyError as error:
                 self._refuse(str(error), "files")
 
-    async def _settled(self) -> Signature | None:
+    async def _settled(self) -> object:
         """What is there, once it stays the same for a moment, or after half a second."""
         signature = await trio.to_thread.run_sync(self._files.signature)
         for _ in range(MOST_SETTLING):
@@ -239,9 +240,10 @@ class PolicyKeeper:
         self.error = ""
         self.loaded_at = self._now()
         self._metrics.set_policies(len(loaded.documents), refused=False)
-        if self._remembered() != len(loaded.documents):
+        in_files = len(loaded.documents) - (loaded.objects or 0)
+        if self._remembered() != in_files:
             try:
-                write_atomically(self._marker, json.dumps({"documents": len(loaded.documents)}).encode())
+                write_atomically(self._marker, json.dumps({"documents": in_files}).encode())
             except InterceptorError as error:
                 log.warning("%s", error)
 

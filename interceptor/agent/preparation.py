@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interceptor.agent.members import Members, Request
     from interceptor.agent.workload_context import Shared
     from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.workload import IPAddress
 
 
 class Preparation:
@@ -57,7 +58,7 @@ class Preparation:
             plaintext_listeners=listeners[INBOUND_PLAINTEXT_PORT],
             tunnel_listeners=listeners[INBOUND_TUNNEL_PORT],
         )
-        enrolled = Enrolled(workload, state, netns, cookie, proxy, trio.CancelScope(), workload.addresses)
+        enrolled = Enrolled(state, netns, cookie, proxy, trio.CancelScope(), workload.addresses)
         self._members.enrolled[key] = enrolled
         undo.callback(self._members.enrolled.pop, key)
         undo.callback(lambda: self._capture.set_prefixes(self._members.captured_networks(without=key)))
@@ -75,12 +76,17 @@ class Preparation:
         account = validate_name("service account", request.service_account)
         identity = SpiffeId(self._config.trust_domain, key.namespace, account)
         self._claims.require_new(key, netns, previous=previous)
-        addresses = own_addresses(netns, lambda a: previous is None or self._claims.may_keep(previous, a))
+        addresses = own_addresses(netns, lambda a: self._is_own(request, previous, a))
         workload = Workload(key, identity, addresses, self._config.node, request.labels)
         self._claims.require_free(workload)
         if previous is None:
             self._claims.require_local(workload)
         return workload
+
+    def _is_own(self, request: Request, previous: EnrolledState | None, address: IPAddress) -> bool:
+        if previous is not None:
+            return self._claims.may_keep(previous, address)
+        return request.pod is None or address.is_link_local or address in request.pod.addresses
 
     def _write_down(
         self, workload: Workload, request: Request, netns: NetworkNamespace, undo: ExitStack
@@ -95,6 +101,7 @@ class Preparation:
             sysctls,
             request.run,
             request.labels,
+            request.pod.uid if request.pod else None,
         )
         self._members.pending[key] = state
         undo.callback(self._members.forget, key)

@@ -88,6 +88,7 @@ class Views:
         problems = [] if attached or missing else ["the capture programs are not attached: restart the agent"]
         problems += authority_problems(node)
         problems += [f"{name}: {problem}" for name, found in degraded.items() for problem in found]
+        problems += node.cluster.problems() if node.cluster is not None else ()
         if node.policies.error:
             kept = "everything is denied" if node.policy.value.pending else "those before stay in force"
             problems.append(f"policies refused, {kept}: {node.policies.error}")
@@ -110,6 +111,7 @@ class Views:
             "handshakes_captured": node.capture.pending_flows(),
             "authority": self._authority(),
             "authority_not_after": self._authority_not_after(),
+            "kubernetes": node.cluster.shown() if node.cluster is not None else None,
             "policies": len(node.policy.value.documents),
             "policy_warnings": list(expiring(node.policy.value.documents, wall_clock())),
             "metrics_address": str(node.config.metrics_address),
@@ -198,6 +200,7 @@ def _place(state: EnrolledState) -> dict[str, Any]:
         "netns": reference.path or f"pid {reference.process.pid if reference.process else '-'}",
         "pid": state.run.owner.pid if state.run else None,
         "host_link": state.run.host_link if state.run else None,
+        "pod_uid": state.pod_uid,
     }
 
 

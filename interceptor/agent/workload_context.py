@@ -59,7 +59,7 @@ def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared
     limits = shared.config.limits
     tls: Snapshot[TlsContexts | None] = Snapshot(None)
     return WorkloadContext(
-        workload=workload,
+        subject=Snapshot(workload),
         policy=shared.policy,
         registry=shared.registry,
         tls=tls,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from interceptor.workload import IPAddress, IPNetwork
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 OUTBOUND_PORT = 15001
 INBOUND_PLAINTEXT_PORT = 15006
@@ -28,6 +28,15 @@ MAX_OWN_ADDRESSES = 16384
 MAX_CAPTURED_PREFIXES = 16384
 MAX_PENDING_FLOWS = 65536
 MAX_LOCAL_ADDRESSES = 256
+MAX_OUTSIDE = 16384
+MAX_WAITING = 4096
+MAX_PROBE_TARGETS = 16384
+MAX_PROBE_FLOWS = 4096
+
+HELD_FIRST_RETRY_TICKS = 50
+HELD_LONGEST_RETRY_MS = 1000
+HELD_RETRIES = 127
+HELD_RETRIES_GROWING = 8
 
 LISTENER_SLOTS = 4
 
@@ -54,6 +63,10 @@ class Counter(IntEnum):
     REFUSED_NO_LISTENER = 7
     REFUSED_LINK = 8
     UNBOUND_ANSWERS = 9
+    HELD_CONNECTIONS = 10
+    HELD_ARRIVALS = 11
+    PASSED_PROBES = 12
+    REFUSED_PROBES = 13
 
 
 class Prefix(ctypes.Structure):
@@ -92,12 +105,52 @@ class Flow(ctypes.Structure):
 
 
 class OriginalDestination(ctypes.Structure):
-    """Mirrors `struct original_destination`, the value of `pending_flows` and of the socket storages."""
+    """Mirrors `struct original_destination`, the value of `pending_flows` and of `accepted_for`."""
 
     _fields_ = (
         ("address", ctypes.c_uint8 * 16),
         ("port", ctypes.c_uint16),
         ("padding", ctypes.c_uint8 * 2),
+    )
+
+
+class Connection(ctypes.Structure):
+    """Mirrors `struct connection`, the value of `connected_to`."""
+
+    _fields_ = (
+        ("held_in", ctypes.c_uint64),
+        ("address", ctypes.c_uint8 * 16),
+        ("port", ctypes.c_uint16),
+        ("padding", ctypes.c_uint8 * 6),
+    )
+
+
+class Newcomer(ctypes.Structure):
+    """Mirrors `struct newcomer`, the value of `waiting`."""
+
+    _fields_ = (("cgroup_id", ctypes.c_uint64), ("pid", ctypes.c_uint32), ("padding", ctypes.c_uint8 * 4))
+
+
+class ProbeTarget(ctypes.Structure):
+    """Mirrors `struct probe_target`, the key of `probe_targets`."""
+
+    _fields_ = (
+        ("netns_cookie", ctypes.c_uint64),
+        ("address", ctypes.c_uint8 * 16),
+        ("port", ctypes.c_uint16),
+        ("padding", ctypes.c_uint8 * 6),
+    )
+
+
+class ProbeFlow(ctypes.Structure):
+    """Mirrors `struct probe_flow`, the key of `probe_flows`."""
+
+    _fields_ = (
+        ("client_address", ctypes.c_uint8 * 16),
+        ("target_address", ctypes.c_uint8 * 16),
+        ("client_port", ctypes.c_uint16),
+        ("target_port", ctypes.c_uint16),
+        ("padding", ctypes.c_uint8 * 4),
     )
 
 
@@ -119,6 +172,13 @@ def prefix_key(network: IPNetwork) -> Prefix:
 def own_address_key(netns_cookie: int, address: IPAddress) -> OwnAddress:
     """The key under which `address` is known as local to a network namespace."""
     key = OwnAddress(netns_cookie=netns_cookie)
+    key.address[:] = address_bytes(address)
+    return key
+
+
+def probe_target_key(netns_cookie: int, address: IPAddress, port: int) -> ProbeTarget:
+    """The key under which a port of a workload is open to the kubelet, which is in the namespace `netns_cookie`."""
+    key = ProbeTarget(netns_cookie=netns_cookie, port=port)
     key.address[:] = address_bytes(address)
     return key
 

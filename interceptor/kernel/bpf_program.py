@@ -35,7 +35,18 @@ _MAPS = (
     "counters",
     "inbound_listeners",
     "local_addresses",
+    "made_in",
+    "outside",
+    "waiting",
+    "wake_ups",
+    "this_namespace",
+    "probe_targets",
+    "probe_flows",
 )
+KEPT_MAPS = (
+    "connected_to",
+    "made_in",
+)  # they outlive the programs: pinned, and used again by the next agent's
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "connect_ipv4": (18, 10),
@@ -48,7 +59,19 @@ CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "answer_original_destination": (25, 21),
     "refuse_multipath": (9, 2),
 }
-_STEER = ("steer_inbound", 30, 36)
+# For the cgroup below which pods are made; the first two drop packets, so they are attached before the others hold.
+GUARD_PROGRAMS: Mapping[str, tuple[int, int]] = {
+    "guard_egress": (8, 1),
+    "guard_ingress": (8, 0),
+    "guard_socket": (9, 2),
+    "guard_connect_ipv4": (18, 10),
+    "guard_connect_ipv6": (18, 11),
+}
+# For the kubelet's cgroup.
+PROBE_PROGRAMS: Mapping[str, tuple[int, int]] = {"track_probes": (13, 3)}
+LOADED_PROGRAMS: Mapping[str, tuple[int, int]] = {**CGROUP_PROGRAMS, **GUARD_PROGRAMS, **PROBE_PROGRAMS}
+# Loaded anew for each network namespace, with maps of its own.
+_NAMESPACE_PROGRAMS: Mapping[str, tuple[int, int]] = {"steer_inbound": (30, 36), "steer_held": (30, 36)}
 _LOAD_MAP_BY_FD = (0x18, 1)  # BPF_LD | BPF_IMM | BPF_DW with BPF_PSEUDO_MAP_FD as source register
 
 
@@ -61,18 +84,26 @@ class Relocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Template:
+    """A program that is loaded for each network namespace: its instructions, and where they name maps."""
+
+    code: bytes
+    relocations: tuple[Relocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Programs:
-    """What was loaded: map and program file descriptors, and `steer_inbound` to be loaded per namespace."""
+    """What was loaded: map and program file descriptors, and what is to be loaded per namespace."""
 
     maps: Mapping[str, int]
     programs: Mapping[str, int]
-    steer_inbound: bytes
-    relocations: tuple[Relocation, ...]
+    templates: Mapping[str, Template]
 
-    def steer_instructions(self, maps: Mapping[str, int]) -> bytes:
-        """`steer_inbound` with other maps: `maps` overrides file descriptors by map name."""
-        code = bytearray(self.steer_inbound)
-        for relocation in self.relocations:
+    def instructions(self, name: str, maps: Mapping[str, int]) -> bytes:
+        """A namespace's program with other maps: `maps` overrides file descriptors by map name."""
+        template = self.templates[name]
+        code = bytearray(template.code)
+        for relocation in template.relocations:
             fd = maps.get(relocation.map_name, self.maps[relocation.map_name])
             struct.pack_into("<i", code, relocation.offset + 4, fd)
         return bytes(code)
@@ -115,24 +146,31 @@ def import_bcc() -> Any:  # noqa: ANN401 - bcc ships no types
     return bcc
 
 
-def load_programs(headers: Path | None) -> Programs:
+def kept_prefix(bpf_dir: Path) -> Path:
+    """Where the maps that outlive an agent are pinned, up to their names."""
+    return bpf_dir / "kept_"
+
+
+def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs:
     """Compile and load everything; nothing is attached yet.
 
-    `headers` is a kernel header tree, None when bcc finds its own.  KernelError
-    says in one line what the compiler or the verifier did not accept.
+    `headers` is a kernel header tree, None when bcc finds its own.  The kept
+    maps of an earlier agent are taken from `bpf_dir` when they are there.
+    KernelError says in one line what the compiler or the verifier did not accept.
 
     A child process does it and sends the file descriptors back: the compiler
     inside bcc takes 150 MB that would never be returned, and a crash of it is
     then one error message.  Call it before there are threads.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    flags = [] if bpf_dir is None else _kept_flags(bpf_dir)
     with ours, tempfile.TemporaryFile() as diagnostics:
         child = os.fork()
         if child == 0:
-            _compile_and_exit(theirs, diagnostics.fileno(), headers)
+            _compile_and_exit(theirs, diagnostics.fileno(), headers, flags)
         theirs.close()
         try:
-            message, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, len(_MAPS) + len(CGROUP_PROGRAMS))
+            message, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, len(_MAPS) + len(LOADED_PROGRAMS))
         finally:
             _, status = os.waitpid(child, 0)
         diagnostics.seek(0)
@@ -145,13 +183,23 @@ def load_programs(headers: Path | None) -> Programs:
             raise KernelError(_explain(answer["error"], diagnostics.read().decode(errors="replace")))
     return Programs(
         maps=dict(zip(_MAPS, fds, strict=False)),
-        programs=dict(zip(CGROUP_PROGRAMS, fds[len(_MAPS) :], strict=True)),
-        steer_inbound=bytes.fromhex(answer["steer_inbound"]),
-        relocations=tuple(Relocation(offset, name) for offset, name in answer["relocations"]),
+        programs=dict(zip(LOADED_PROGRAMS, fds[len(_MAPS) :], strict=True)),
+        templates={
+            name: Template(bytes.fromhex(code), tuple(Relocation(*relocation) for relocation in relocations))
+            for name, (code, relocations) in answer.items()
+        },
     )
 
 
-def _compile_and_exit(channel: socket.socket, diagnostics_fd: int, headers: Path | None) -> NoReturn:
+def _kept_flags(bpf_dir: Path) -> list[str]:
+    prefix = kept_prefix(bpf_dir)
+    is_there = all(Path(f"{prefix}{name}").exists() for name in KEPT_MAPS)
+    return [f'-DKEPT_AS="{prefix}"'] if is_there else []
+
+
+def _compile_and_exit(
+    channel: socket.socket, diagnostics_fd: int, headers: Path | None, flags: list[str]
+) -> NoReturn:
     # clang and the verifier write to file descriptors 1 and 2 themselves: dozens
     # of lines that are for us, not for the person at the terminal.
     os.dup2(diagnostics_fd, 1)
@@ -161,11 +209,11 @@ def _compile_and_exit(channel: socket.socket, diagnostics_fd: int, headers: Path
     try:
         if headers is not None:
             os.environ["BCC_KERNEL_SOURCE"] = str(headers)
-        fds, steer = _compile(import_bcc(), source_directory())
-        relocations = _relocations(steer, dict(zip(fds, _MAPS, strict=False)))
+        fds, codes = _compile(import_bcc(), source_directory(), flags)
+        names = dict(zip(fds, _MAPS, strict=False))
         answer = {
-            "steer_inbound": steer.hex(),
-            "relocations": [(relocation.offset, relocation.map_name) for relocation in relocations],
+            name: (code.hex(), [(each.offset, each.map_name) for each in _relocations(code, names)])
+            for name, code in codes.items()
         }
         socket.send_fds(channel, [json.dumps(answer).encode()], fds)
     except KernelError as error:
@@ -176,16 +224,22 @@ def _compile_and_exit(channel: socket.socket, diagnostics_fd: int, headers: Path
         os._exit(0)
 
 
-def _compile(bcc: Any, source: Path) -> tuple[list[int], bytes]:  # noqa: ANN401 - bcc ships no types
-    module = bcc.BPF(src_file=str(source / "capture.c").encode(), cflags=[f"-I{source}"])
+def _compile(
+    bcc: Any,  # noqa: ANN401 - bcc ships no types
+    source: Path,
+    flags: list[str],
+) -> tuple[list[int], dict[str, bytes]]:
+    module = bcc.BPF(src_file=str(source / "capture.c").encode(), cflags=[f"-I{source}", *flags])
     programs = [
         module.load_func(name.encode(), program_type, attach_type=attach_type).fd
-        for name, (program_type, attach_type) in CGROUP_PROGRAMS.items()
+        for name, (program_type, attach_type) in LOADED_PROGRAMS.items()
     ]
-    name, program_type, attach_type = _STEER
-    module.load_func(name.encode(), program_type, attach_type=attach_type)
+    codes = {}
+    for name, (program_type, attach_type) in _NAMESPACE_PROGRAMS.items():
+        module.load_func(name.encode(), program_type, attach_type=attach_type)
+        codes[name] = module.dump_func(name.encode())
     maps = [bcc.lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
-    return maps + programs, module.dump_func(name.encode())
+    return maps + programs, codes
 
 
 def _relocations(code: bytes, names: Mapping[int, str]) -> tuple[Relocation, ...]:

@@ -4,7 +4,7 @@ The programs are attached by links that are pinned, so they stay in force when
 the agent dies: without its listeners every captured connection is refused.  A
 new agent loads new programs with new maps, fills the maps, and then switches
 each pinned link over in one step; at no time is an enrolled namespace without
-capture.  `release` removes the pins, and with them everything.
+capture.  `connected_to` goes over to the new programs (see `keep_maps`).  `release` removes the pins, and with them everything.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
 from interceptor.kernel.bpf_program import CGROUP_PROGRAMS
+from interceptor.kernel.pinned import attach_pinned, keep_maps, release_pins
 
 if TYPE_CHECKING:
     import socket
@@ -57,6 +58,7 @@ def release(bpf_dir: Path) -> int:
     pins = [path for path in (*(bpf_dir / name for name in CGROUP_PROGRAMS), *inbound) if path.exists()]
     for path in pins:
         path.unlink()
+    release_pins(bpf_dir)
     if bpf_dir.is_dir() and not any(bpf_dir.iterdir()):
         bpf_dir.rmdir()
     return len(pins)
@@ -83,8 +85,9 @@ class Capture:
                 f"cannot open the cgroup {cgroup} ({error.strerror}): set paths.cgroup to where cgroup v2 is mounted"
             ) from error
         try:
+            keep_maps(self._programs, self._bpf_dir)
             for name, (_, attach_type) in CGROUP_PROGRAMS.items():
-                self._attach(self._bpf_dir / name, self._programs.programs[name], cgroup_fd, attach_type)
+                attach_pinned(self._bpf_dir / name, self._programs.programs[name], cgroup_fd, attach_type)
         except OSError as error:
             raise KernelError(
                 f"cannot attach the capture programs to the cgroup {cgroup} ({error.strerror}): "
@@ -218,14 +221,14 @@ class Capture:
             program = bpf_syscall.load_program(
                 bpf_syscall.PROG_TYPE_SK_LOOKUP,
                 bpf_syscall.ATTACH_SK_LOOKUP,
-                self._programs.steer_instructions(maps),
+                self._programs.instructions("steer_inbound", maps),
                 "steer_inbound",
             )
         finally:
             os.close(sockmap)  # the program holds it
         try:
             self._bpf_dir.mkdir(mode=0o700, exist_ok=True)
-            self._attach(self._inbound_path(cookie), program, netns.fd, bpf_syscall.ATTACH_SK_LOOKUP)
+            attach_pinned(self._inbound_path(cookie), program, netns.fd, bpf_syscall.ATTACH_SK_LOOKUP)
         finally:
             os.close(program)
 
@@ -235,25 +238,6 @@ class Capture:
 
     def _inbound_path(self, cookie: int) -> Path:
         return self._bpf_dir / f"{_INBOUND}{cookie:x}"
-
-    def _attach(self, path: Path, program_fd: int, target_fd: int, attach_type: int) -> None:
-        if path.exists():
-            link = bpf_syscall.open_pinned(path)
-            try:
-                bpf_syscall.update_link(link, program_fd)
-            except OSError as error:
-                if error.errno != errno.ENOLINK:
-                    raise
-                path.unlink()  # what it was attached to is gone: attach anew
-            else:
-                return
-            finally:
-                os.close(link)
-        link = bpf_syscall.create_link(program_fd, target_fd, attach_type)
-        try:
-            bpf_syscall.pin(link, path)
-        finally:
-            os.close(link)
 
 
 def _full(what: str, limit: int, error: OSError) -> EnrolmentError:

@@ -76,7 +76,7 @@ class Limits:
 class WorkloadContext:
     """Everything that the connections of one enrolled workload share."""
 
-    workload: Workload
+    subject: Snapshot[Workload]  # its labels and addresses may change
     policy: Snapshot[PolicySet]
     registry: Snapshot[Registry]
     tls: Snapshot[TlsContexts | None]
@@ -91,6 +91,11 @@ class WorkloadContext:
     open_transparent_socket: Callable[[int], socket.socket]
     original_destination: Callable[[socket.socket], Endpoint | None]
     now: Callable[[], datetime]  # the wall clock, aware
+
+    @property
+    def workload(self) -> Workload:
+        """The workload as it is now."""
+        return self.subject.value
 
     def begin(self, direction: Direction) -> ConnectionRecord:
         """A new record, opened now."""

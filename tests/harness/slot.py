@@ -139,6 +139,8 @@ def _remove_cgroup(cgroup: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
         return not pids
 
+    for inner in [path for path in cgroup.iterdir() if path.is_dir()]:
+        _remove_cgroup(inner)
     wait_until(is_empty, f"{cgroup} is empty")
     cgroup.rmdir()
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from interceptor.kernel.bpf_program import load_programs
+from interceptor.kernel.headers import find_headers
 from interceptor.kernel.netns import NAMED_NAMESPACES, NetworkNamespace, create_named, remove_named
 from tests.harness.process import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from interceptor.kernel.bpf_program import Programs
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +31,15 @@ def _swept_namespaces() -> None:
         pid = path.name.split("-")[1]
         if pid.isdecimal() and not is_alive(int(pid)):
             remove_named(path)
+
+
+@pytest.fixture(scope="module")
+def programs(bpf_file_system: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
+    programs = load_programs(headers.path)
+    yield programs
+    with contextlib.suppress(OSError):
+        programs.close()
 
 
 @pytest.fixture

@@ -29,6 +29,10 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "own_address": abi.OwnAddress,
     "flow": abi.Flow,
     "original_destination": abi.OriginalDestination,
+    "connection": abi.Connection,
+    "newcomer": abi.Newcomer,
+    "probe_target": abi.ProbeTarget,
+    "probe_flow": abi.ProbeFlow,
 }
 _WIDTHS = {"__u8": 1, "__u16": 2, "__u32": 4, "__u64": 8}
 
@@ -94,16 +98,19 @@ def test_header_and_mirror_agree_in_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("#define ABI_VERSION 1", "#define ABI_VERSION 2"),
+        ("#define ABI_VERSION 2", "#define ABI_VERSION 3"),
         ("#define MAX_PENDING_FLOWS 65536", "#define MAX_PENDING_FLOWS 65537"),
-        ("#define COUNTER_COUNT 10", "#define COUNTER_COUNT 11\n#define COUNTER_NEW 10"),
+        ("#define COUNTER_COUNT 14", "#define COUNTER_COUNT 15\n#define COUNTER_NEW 14"),
         ("#define LISTENER_TUNNEL_IPV4 2", "#define LISTENER_TUNNEL_IPV4 3"),
-        ("\t__u16 client_port;", "\t__u32 client_port;"),
+        ("\t__u16 client_port; /* host order */\n\t__u8", "\t__u32 client_port;\n\t__u8"),
         (
             "\t__u64 netns_cookie;\n\t__u8 client_address[16];",
             "\t__u8 client_address[16];\n\t__u64 netns_cookie;",
         ),
-        ("\t__u16 port; /* network order */", "\t__u16 destination_port;"),
+        (
+            "\t__u16 port; /* network order */\n\t__u8 padding[2]",
+            "\t__u16 destination_port;\n\t__u8 padding[2]",
+        ),
         ("struct own_address {", "struct another {\n\t__u8 x;\n};\nstruct own_address {"),
     ],
 )

@@ -15,9 +15,10 @@ import pytest
 from interceptor.errors import KernelError
 from interceptor.kernel import bpf_program
 from interceptor.kernel.bpf_program import (
-    CGROUP_PROGRAMS,
+    LOADED_PROGRAMS,
     Programs,
     Relocation,
+    Template,
     import_bcc,
     load_programs,
     source_directory,
@@ -53,16 +54,19 @@ def test_programs_are_loaded_in_silence(headers: Path | None, capfd: pytest.Capt
     before = open_files()
     programs = load_programs(headers)
     try:
-        assert set(programs.programs) == set(CGROUP_PROGRAMS)
+        assert set(programs.programs) == set(LOADED_PROGRAMS)
         assert set(programs.maps) == set(bpf_program._MAPS)
         kinds = {str((FILES / str(fd)).readlink()) for fd in programs.maps.values()}
         assert kinds == {"anon_inode:bpf-map"}
         kinds = {str((FILES / str(fd)).readlink()) for fd in programs.programs.values()}
         assert kinds == {"anon_inode:bpf-prog"}
-        assert {relocation.map_name for relocation in programs.relocations} == {
-            "counters",
-            "inbound_listeners",
-            "local_addresses",
+        named = {
+            name: {relocation.map_name for relocation in template.relocations}
+            for name, template in programs.templates.items()
+        }
+        assert named == {
+            "steer_inbound": {"counters", "inbound_listeners", "local_addresses", "probe_flows"},
+            "steer_held": {"inbound_listeners", "pending_flows", "this_namespace"},
         }
         assert "bcc" not in sys.modules  # it stayed in the child
     finally:
@@ -197,9 +201,10 @@ def test_error_without_diagnostics_is_shown_itself(fake_bcc: Callable[[str], Non
         load_programs(None)
 
 
-def test_steer_instructions_get_the_maps_of_their_namespace() -> None:
+def test_instructions_get_the_maps_of_their_namespace() -> None:
     load = struct.pack("<BBhi", 0x18, 0x11, 0, 7) + bytes(8)
-    programs = Programs({"a": 7, "b": 8}, {}, load + load, (Relocation(0, "a"), Relocation(16, "b")))
-    code = programs.steer_instructions({"b": 99})
+    template = Template(load + load, (Relocation(0, "a"), Relocation(16, "b")))
+    programs = Programs({"a": 7, "b": 8}, {}, {"steer": template})
+    code = programs.instructions("steer", {"b": 99})
     assert [struct.unpack_from("<i", code, offset + 4)[0] for offset in (0, 16)] == [7, 99]
-    assert programs.steer_inbound == load + load
+    assert programs.templates["steer"].code == load + load

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES, *POLICIES)}
 NODES = "/api/v1/nodes/{name}"
+REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 
 @dataclass
@@ -54,7 +55,10 @@ class Change:
 class ApiServer:
     """Its objects are changed by `put` and `delete`; `requests` are those that were made, `METHOD path?query`."""
 
-    def __init__(self, *, token: str | None = None, bookmark_seconds: float = 60.0) -> None:
+    def __init__(
+        self, *, token: str | None = None, bookmark_seconds: float = 60.0, host: str = "127.0.0.1"
+    ) -> None:
+        self.host = host
         self.objects: dict[Kind, dict[str, Json]] = {kind: {} for kind in Kind}
         self.nodes: dict[str, Json] = {}
         self.nodes_are_forbidden = False
@@ -66,10 +70,11 @@ class ApiServer:
         self._oldest = 0
         self.changes: dict[Kind, list[Change]] = {kind: [] for kind in Kind}
         self.changed = trio.Event()
-        self.cut = trio.Event()
+        self.cut = {kind: trio.Event() for kind in Kind}
         self._rests: dict[str, tuple[int, list[Json]]] = {}
         self._texts: dict[str, tuple[str, bytes]] = {}  # by UID, of a version
         self._tokens = count()
+        self.bound: dict[str, Json] = {}  # the status of a review of each token
         self.url = ""
         self.routes: list[Route] = []  # beside its own
         self.is_away = False  # every request fails, and watches are to be cut
@@ -94,14 +99,26 @@ class ApiServer:
         head = {"name": name, "uid": f"uid-{name}", "resourceVersion": "5", "labels": labels}
         self.nodes[name] = {"metadata": head, "status": {"images": ["much"]}}
 
+    def bind_token(self, token: str, path: str, *, account: str, node: str, audience: str) -> None:
+        """Vouch for a token of the pod `namespace/name`."""
+        space, _, name = path.partition("/")
+        extra = {
+            "authentication.kubernetes.io/pod-name": [name],
+            "authentication.kubernetes.io/pod-uid": [f"uid-{name}"],
+            "authentication.kubernetes.io/node-name": [node],
+        }
+        user = {"username": f"system:serviceaccount:{space}:{account}", "extra": extra}
+        self.bound[token] = {"authenticated": True, "audiences": [audience], "user": user}
+
     def send_raw(self, kind: Kind, line: bytes) -> None:
         """Send these bytes as a line to whoever watches the kind."""
         self._tell(kind, Change(self.version, None, {"raw": line.decode("latin-1")}))
 
-    def cut_watches(self) -> None:
-        """Break off all watches that run."""
-        cut, self.cut = self.cut, trio.Event()
-        cut.set()
+    def cut_watches(self, *kinds: Kind) -> None:
+        """Break off all watches that run, or those of some kinds."""
+        for kind in kinds or Kind:
+            cut, self.cut[kind] = self.cut[kind], trio.Event()
+            cut.set()
 
     def forget_changes(self) -> None:
         """As etcd's compaction: a watch cannot begin at a version before now."""
@@ -129,15 +146,16 @@ class ApiServer:
         key: Path | None = None,
         task_status: Any = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve on a free port of the loopback; over TLS with a certificate."""
+        """Serve on a free port of `host`; over TLS with a certificate."""
         config = Config()
-        config.bind = ["127.0.0.1:0"]
+        config.bind = [f"{self.host}:0"]
         config.graceful_timeout = 0.1
         config.errorlog = None
         if certificate is not None:
             config.certfile, config.keyfile = str(certificate), str(key)
         routes = [Route(path, self._answer) for path in PATHS]
-        app = self._guarded(Starlette(routes=[*routes, Route(NODES, self._answer_node), *self.routes]))
+        own = [Route(NODES, self._answer_node), Route(REVIEWS, self._review, methods=["POST"])]
+        app = self._guarded(Starlette(routes=[*self.routes, *routes, *own]))
         async with trio.open_nursery() as nursery:
             binds = await nursery.start(partial(hypercorn.trio.serve, app, config))  # type: ignore[arg-type]
             self.url = binds[0]
@@ -155,6 +173,13 @@ class ApiServer:
             await app(scope, receive, send)
 
         return guarded
+
+    async def _review(self, request: Request) -> Response:
+        asked = await request.json()
+        if refusal := self._refusal(request, None):
+            return refusal
+        status = self.bound.get(asked["spec"]["token"], {"authenticated": False, "error": "unknown"})
+        return JSONResponse({"kind": "TokenReview", "status": status}, status_code=201)
 
     async def _answer_node(self, request: Request) -> Response:
         self.requests.append(request.url.path)
@@ -241,7 +266,7 @@ class _Watch:
         self._position = sum(each.version <= start for each in self._changes)
         self._pending: deque[bytes] = deque()
         self._sent = 0
-        self._cut = api.cut
+        self._cut = api.cut[kind]
 
     def __aiter__(self) -> _Watch:
         return self

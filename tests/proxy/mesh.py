@@ -95,7 +95,7 @@ class Side:
         contexts = tls_contexts(certificates.svid(workload.service_account), mesh.bundles)
         tls: Snapshot[TlsContexts | None] = Snapshot(contexts)
         self.context = WorkloadContext(
-            workload=workload,
+            subject=Snapshot(workload),
             policy=mesh.policy,
             registry=mesh.registry,
             tls=tls,

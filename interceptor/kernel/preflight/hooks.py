@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
 from interceptor.kernel import netns as kernel_netns
-from interceptor.kernel.bpf_program import CGROUP_PROGRAMS
+from interceptor.kernel.bpf_program import LOADED_PROGRAMS
 from interceptor.kernel.preflight.finding import failure, ok, warning
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI
 _NAME_CHARACTERS = 15  # BPF_OBJ_NAME_LEN without the NUL
-_OURS = frozenset(name[:_NAME_CHARACTERS] for name in CGROUP_PROGRAMS)
+_OURS = frozenset(name[:_NAME_CHARACTERS] for name in LOADED_PROGRAMS)
 # Where a program of somebody else changes what ours see; attach types of include/uapi/linux/bpf.h.
 _SHARED = {
     10: "connect4",
@@ -76,7 +76,7 @@ def _attach_to_cgroup(programs: Programs, cgroup: Path) -> None:
         undo.callback(directory.rmdir)
         target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         undo.callback(os.close, target)
-        for name, (_, attach_type) in CGROUP_PROGRAMS.items():
+        for name, (_, attach_type) in LOADED_PROGRAMS.items():
             undo.callback(os.close, bpf_syscall.create_link(programs.programs[name], target, attach_type))
 
 
@@ -90,7 +90,9 @@ def _attach_to_namespace(programs: Programs, path: Path) -> None:
         undo.callback(os.close, local)
         sockmap = bpf_syscall.create_map(bpf_syscall.MAP_TYPE_SOCKMAP, 4, 4, abi.LISTENER_SLOTS, "listeners")
         undo.callback(os.close, sockmap)
-        code = programs.steer_instructions({"inbound_listeners": sockmap, "local_addresses": local})
+        code = programs.instructions(
+            "steer_inbound", {"inbound_listeners": sockmap, "local_addresses": local}
+        )
         program = bpf_syscall.load_program(
             bpf_syscall.PROG_TYPE_SK_LOOKUP, bpf_syscall.ATTACH_SK_LOOKUP, code, "steer_inbound"
         )

@@ -1,0 +1,66 @@
+"""Links and maps that are pinned, so that they outlive the agent, and what becomes of them with the next one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interceptor.kernel import bpf_syscall
+from interceptor.kernel.bpf_program import KEPT_MAPS, kept_prefix
+
+if TYPE_CHECKING:
+    from interceptor.kernel.bpf_program import Programs
+
+GUARD, HELD, PROBES = "guard_", "held_", "probes_"
+# In the order in which they go: those that send connections to the proxy before those that drop packets.
+_OWN_PREFIXES = (PROBES, f"{GUARD}connect", f"{GUARD}socket", GUARD, HELD)
+
+
+def attach_pinned(path: Path, program_fd: int, target_fd: int, attach_type: int) -> None:
+    """Attach a program to a cgroup or a network namespace, or switch the link at `path` to it in one step."""
+    if path.exists():
+        link = bpf_syscall.open_pinned(path)
+        try:
+            bpf_syscall.update_link(link, program_fd)
+        except OSError as error:
+            if error.errno != errno.ENOLINK:
+                raise
+            path.unlink()  # what it was attached to is gone: attach anew
+        else:
+            return
+        finally:
+            os.close(link)
+    link = bpf_syscall.create_link(program_fd, target_fd, attach_type)
+    try:
+        bpf_syscall.pin(link, path)
+    finally:
+        os.close(link)
+
+
+def keep_maps(programs: Programs, bpf_dir: Path) -> None:
+    """Pin the maps that the next agent's programs are to use again (see `load_programs`)."""
+    for name in KEPT_MAPS:
+        path = Path(f"{kept_prefix(bpf_dir)}{name}")
+        if path.exists():
+            pinned = bpf_syscall.open_pinned(path)
+            try:
+                if _map_id(pinned) == _map_id(programs.maps[name]):
+                    continue
+            finally:
+                os.close(pinned)
+            path.unlink()
+        bpf_syscall.pin(programs.maps[name], path)
+
+
+def release_pins(bpf_dir: Path) -> None:
+    """Remove the pins of guards, probes and held connections, and then those of the kept maps."""
+    for prefix in (*_OWN_PREFIXES, kept_prefix(bpf_dir).name):
+        for path in bpf_dir.glob(f"{prefix}*"):
+            path.unlink()
+
+
+def _map_id(map_fd: int) -> str:
+    lines = Path(f"/proc/self/fdinfo/{map_fd}").read_text(encoding="ascii").splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("map_id:"))
