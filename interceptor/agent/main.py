@@ -36,8 +36,8 @@ BPFFS = Path("/sys/fs/bpf")
 MOUNTED_BY_US = "bpffs-mounted"
 
 
-def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> None:
-    """Run an agent in the foreground until it is told to stop.
+def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> bool:
+    """Run an agent in the foreground until it is told to stop; whether it is not to come back, and must be torn down.
 
     `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.
     InterceptorError says why it could not start; what was begun is undone then.
@@ -74,6 +74,7 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
             trio.run(node.run)
         except BaseExceptionGroup as group:
             raise single_cause(group) from None
+    return node.is_leaving
 
 
 def _authority(config: Config, progress: Callable[[str], None], token: str | None) -> AuthorityAccess:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES, *POLICIES)}
 NODES = "/api/v1/nodes/{name}"
+DAEMONSETS = "/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
 REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 
@@ -76,6 +77,7 @@ class ApiServer:
         self._tokens = count()
         self.bound: dict[str, Json] = {}  # the status of a review of each token
         self.url = ""
+        self.daemonsets: dict[str, Json] = {}  # by name
         self.routes: list[Route] = []  # beside its own
         self.is_away = False  # every request fails, and watches are to be cut
         self.forbids: Callable[[str, str, str], str | None] = lambda *_: None  # method, path, query: why not
@@ -154,7 +156,11 @@ class ApiServer:
         if certificate is not None:
             config.certfile, config.keyfile = str(certificate), str(key)
         routes = [Route(path, self._answer) for path in PATHS]
-        own = [Route(NODES, self._answer_node), Route(REVIEWS, self._review, methods=["POST"])]
+        own = [
+            Route(NODES, self._answer_node),
+            Route(DAEMONSETS, self._answer_daemonset),
+            Route(REVIEWS, self._review, methods=["POST"]),
+        ]
         app = self._guarded(Starlette(routes=[*self.routes, *routes, *own]))
         async with trio.open_nursery() as nursery:
             binds = await nursery.start(partial(hypercorn.trio.serve, app, config))  # type: ignore[arg-type]
@@ -180,6 +186,10 @@ class ApiServer:
             return refusal
         status = self.bound.get(asked["spec"]["token"], {"authenticated": False, "error": "unknown"})
         return JSONResponse({"kind": "TokenReview", "status": status}, status_code=201)
+
+    async def _answer_daemonset(self, request: Request) -> Response:
+        found = self.daemonsets.get(request.path_params["name"])
+        return _status(404, "not found") if found is None else JSONResponse(found)
 
     async def _answer_node(self, request: Request) -> Response:
         self.requests.append(request.url.path)

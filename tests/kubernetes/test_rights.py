@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from interceptor.authority.reports import NodeReport
 from interceptor.cluster.cluster import Cluster, Kind
@@ -19,7 +17,7 @@ from interceptor.identity.revocation import RevocationKind
 from interceptor.kubernetes.access import ApiAccess
 from interceptor.kubernetes.client import ApiClient, ApiRefusal
 from interceptor.kubernetes.cluster_watch import ClusterWatch
-from interceptor.kubernetes.listing import list_all, zone_of_node
+from interceptor.kubernetes.listing import list_all
 from interceptor.kubernetes.removal import is_being_removed
 from interceptor.kubernetes.resource import EVERYTHING, POLICIES, pods_of_account, pods_of_node
 from interceptor.manifests.everything import everything, json_list
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from starlette.requests import Request
-
 DAEMONSET = ObjectKey("interceptor", AGENT)
 
 
@@ -50,11 +46,8 @@ def rights_of(account: str) -> Rights:
 async def with_rights(
     api: ApiServer, account: str, daemonset: dict[str, Any] | None = None
 ) -> AsyncIterator[tuple[ApiClient, Rights]]:
-    async def answer(_: Request) -> JSONResponse:
-        status = {"kind": "Status", "code": 404, "message": "not found"}
-        return JSONResponse(daemonset or status, status_code=200 if daemonset else 404)
-
-    api.routes.append(Route("/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}", answer))
+    if daemonset is not None:
+        api.daemonsets[AGENT] = daemonset
     rights = rights_of(account)
     api.forbids = rights.forbids
     async with running(api), ApiClient(ApiAccess(api.url, None, None)) as client:
@@ -66,7 +59,6 @@ async def test_agent_has_the_rights_that_it_needs_and_no_others() -> None:
         watch = ClusterWatch(client, (*EVERYTHING, *POLICIES))
         nursery.start_soon(watch.run)
         await watch.wait_synced()
-        await zone_of_node(client, "node-1")
         await list_all(client, pods_of_node("node-1"))
         await is_being_removed(client, watch.cluster, DAEMONSET)
         await until(lambda: not rights.unused)
