@@ -22,7 +22,7 @@ from interceptor.errors import KernelError, StateError, UsageError
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.capture import pinned_inbound
 from interceptor.kernel.headers import find_headers
-from interceptor.kernel.mounts import find_cgroup2, is_bpffs, mount_bpffs
+from interceptor.kernel.mounts import PROC_SYS, ensure_writable, find_cgroup2, is_bpffs, mount_bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,8 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         raise KernelError("the agent needs root, to load BPF programs and enter network namespaces: use sudo")
     raise_descriptor_limit()
     forbid_core_dumps()
+    if config.kubernetes is not None and ensure_writable(PROC_SYS):
+        log.info("%s was read-only in this container: made writable, for the pods' sysctls", PROC_SYS)
     with ExitStack() as started:
         paths = config.paths
         private_directory(paths.state_dir)

@@ -81,7 +81,8 @@ def _configuration(values: Values) -> str:
             "mode": values.mode.value,
             "mesh": {"cidrs": [str(cidr) for cidr in values.mesh_cidrs]},
             "metrics": {"address": str(values.metrics_address)},
-            "paths": {"cgroup": _seen(values.cgroup)},
+            # Below what is mounted: that is made by the kubelet, for everybody to look into, and these are not.
+            "paths": {"state": f"{_STATE}/agent", "run": f"{_RUN}/agent", "cgroup": _seen(values.cgroup)},
             "kubernetes": cluster,
         }
     ).removeprefix("---\n")
