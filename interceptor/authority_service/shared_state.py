@@ -93,6 +93,7 @@ class SharedState:
         with _scratch(self.home) as place:
             store = AuthorityStore.restore(place, saved, now, passphrase=self.passphrase)
             with closing(store):
+                store.place = f"Secret {self.key}"
                 result = change(store)
                 return store.saved(), result
 

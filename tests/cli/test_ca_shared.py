@@ -78,7 +78,8 @@ async def test_replica_is_served_asked_and_told_by_commands(cluster: ClusterOfRe
         assert await done(cluster, "revoke", WEB, "--why", "key copied") == f"identity {WEB} is revoked\n"
         assert "key copied" in await done(cluster, "revocations")
         # Nodes that have an agent count, also before they have told anything.
-        assert json.loads(await done(cluster, "status", "-o", "json"))["nodes"] == 2
+        status = json.loads(await done(cluster, "status", "-o", "json"))
+        assert (status["nodes"], status["directory"]) == (2, "Secret interceptor/interceptor-authority")
         await done(cluster, "rotate", "prepare")
         await done(cluster, "rotate", "distribute")
         refused = await ca(cluster, "rotate", "activate")

@@ -97,7 +97,7 @@ def _described(store: AuthorityStore) -> dict[str, Any]:
     rotation = store.rotation_status()
     return {
         "trust_domain": store.trust_domain.name,
-        "directory": str(store.directory),
+        "directory": store.place,
         "root": _certificate(issuer.root),
         "root_key": "present" if issuer.root_key is not None else "elsewhere",
         "intermediate": _certificate(issuer.intermediate),
