@@ -15,7 +15,8 @@ import trio
 
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
-from interceptor.authority_service import serve
+from interceptor.authority.return_tokens import DEFAULT_PERIOD
+from interceptor.authority_service import DeskLimits, serve
 from interceptor.authority_service.pod_tokens import PodTokens
 from interceptor.authority_service.serve_shared import serve_shared
 from interceptor.authority_service.shared_state import prepare_home
@@ -26,6 +27,7 @@ from interceptor.kubernetes.resource import NAMESPACES, PODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
     from pathlib import Path
 
     from interceptor.cluster.head import ObjectKey
@@ -43,7 +45,8 @@ class ServedAuthority:
     """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere.
 
     With `api` nodes get certificates only for pods that the Kubernetes API there shows on them; with `agents`, a service
-    account, they may join by the tokens of its pods.  With `shared` too the authority is the one in a Secret, which other
+    account, they may join by the tokens of its pods. Nodes come back by themselves within
+    `return_period`. Who watches it asks at `metrics`. With `shared` too the authority is the one in a Secret, which other
     replicas serve as well, and the directory, which should be in memory, is only where this one works.
     """
 
@@ -53,6 +56,8 @@ class ServedAuthority:
     audit_path: Path | None
     api: ApiAccess | None = None
     agents: ObjectKey | None = None
+    return_period: timedelta = DEFAULT_PERIOD
+    metrics: Endpoint | None = None
     shared: SharedAuthority | None = None
 
 
@@ -67,7 +72,9 @@ def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> N
     with ExitStack() as stack:
         if served.shared is None:
             store = AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)
-            main = partial(_serve, stack.enter_context(closing(store)))
+            stack.enter_context(closing(store))
+            store.keep_audit_path(None if served.audit_path is None else served.audit_path.absolute())
+            main = partial(_serve, store)
         else:
             prepare_home(served.directory)
             main = partial(_serve_shared, served.shared)
@@ -91,8 +98,10 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
             audit_path=served.audit_path or served.directory / AUDIT_FILE,
             now=wall_clock,
             ready=lambda address: progress(f"serving the authority of {store.trust_domain} on {address}"),
+            desk_limits=DeskLimits(return_period=served.return_period),
             pods=pods,
             proof=proof,
+            metrics=served.metrics,
         )
 
 
@@ -114,6 +123,7 @@ async def _serve_shared(
             audit_path=served.audit_path or served.directory / AUDIT_FILE,
             now=wall_clock,
             ready=lambda address: progress(f"serving the authority of {shared.trust_domain} on {address}"),
+            metrics=served.metrics,
         )
 
 

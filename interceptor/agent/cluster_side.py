@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import random
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from interceptor.agent.cluster_policies import ClusterPolicies
+from interceptor.agent.cluster_routes import ClusterRoutes
 from interceptor.agent.policy_files import PolicyFiles
+from interceptor.agent.policy_keeper import mesh_of
 from interceptor.cluster.cluster import Kind
 from interceptor.cluster.head import ObjectKey
-from interceptor.errors import UsageError
+from interceptor.errors import ClusterError, UsageError
+from interceptor.identity.rotation import backoff
 from interceptor.kubernetes.access import as_said, in_pod
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
+from interceptor.kubernetes.informer import LONGEST_PAUSE
+from interceptor.kubernetes.listing import zone_of_node
 from interceptor.kubernetes.removal import is_being_removed
 from interceptor.kubernetes.resource import EVERYTHING, POLICIES
 from interceptor.node_pods.elsewhere import pods_outside_cidrs
@@ -28,6 +35,9 @@ if TYPE_CHECKING:
     from interceptor.kubernetes.access import ApiAccess
     from interceptor.policy.documents import Document
 
+log = logging.getLogger(__name__)
+
+_randomness = random.SystemRandom()
 NAMESPACE_VARIABLE: Final = "POD_NAMESPACE"
 DAEMONSET_VARIABLE: Final = "DAEMONSET"
 # What the node waits for before anything is decided; without it everything would be denied at first.
@@ -44,6 +54,7 @@ class ClusterSide:
 
     watch     the cluster's state
     policies  where the node's policies are read from
+    routes    where connections to services lead
     keeper    who enrols its pods; None until the node is made
     """
 
@@ -55,18 +66,34 @@ class ClusterSide:
         self._daemonset = _daemonset(os.environ)
         self._client = ApiClient(access)
         self.watch = ClusterWatch(self._client, (*EVERYTHING, *POLICIES))
-        root = config.policy.root_namespace
+        mesh = mesh_of(config)
 
         def parse(place: str, text: str) -> tuple[Document, ...]:
-            return parse_file(place, text, root)
+            return parse_file(place, text, mesh)
 
-        self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, root), self.watch, parse)
+        self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, mesh), self.watch, parse)
+        self.routes = ClusterRoutes(config, self.watch)
         self.keeper: PodKeeper | None = None
 
     async def run(self) -> None:
         """Follow the API, until cancelled."""
-        async with self._client:
-            await self.watch.run()
+        async with self._client, trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch.run)
+            nursery.start_soon(self._find_zone)
+
+    async def _find_zone(self) -> None:
+        """Where this node is: topology hints are about it, and it does not change while a node is there."""
+        attempt = 0
+        while True:
+            try:
+                self.routes.zone = await zone_of_node(self._client, self._config.node)
+            except ClusterError as error:
+                if attempt == 0:
+                    log.warning("topology hints are not followed yet: %s", error)
+                await trio.sleep(min(backoff(attempt, _randomness.random()), LONGEST_PAUSE).total_seconds())
+                attempt += 1
+            else:
+                return
 
     async def wait_for_policies(self) -> None:
         """For a while: who starts while the API is away denies everything until it is back, and says so."""

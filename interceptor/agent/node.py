@@ -23,6 +23,7 @@ from interceptor.agent.service_manager import READY, STOPPING, tell_service_mana
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials, certificate_state
+from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
@@ -30,6 +31,7 @@ from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
+from interceptor.proxy.route import as_it_is
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from interceptor.config import Config
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
+    from interceptor.proxy.route import Locate
     from interceptor.workload import Workload, WorkloadKey
 
 log = logging.getLogger(__name__)
@@ -65,10 +68,11 @@ class Node:
         self.config = config
         self.now = wall_clock
         self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
-        self.records = Records(config.records, self.audit)
+        self.records = Records(config.records, self.audit, config.paths.state_dir)
         self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
+        self._departed = Departed()
         self.policy = Snapshot(
             PolicySet(config.mode, (), config.policy.root_namespace, config.policy.address_mismatch)
         )
@@ -81,9 +85,19 @@ class Node:
             self.records.metrics,
             cluster.policies if cluster is not None else None,
         )
+        self.locate: Locate = as_it_is if cluster is None else cluster.routes
         self.started_at = wall_clock()
         self.enroller = Enroller(
-            Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
+            Shared(
+                config,
+                self.capture,
+                self.records,
+                self.policy,
+                self.registry,
+                self._departed,
+                wall_clock,
+                self.locate,
+            ),
             self.credentials,
             StateFile(config.paths.run_dir),
         )
@@ -129,7 +143,7 @@ class Node:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
-        self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
+        self.records.remember(self.now().timestamp())
         async with trio.open_nursery() as nursery:
             if self.cluster is not None:
                 nursery.start_soon(self.cluster.run)
@@ -138,6 +152,7 @@ class Node:
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._note_departed_for_ever)
             nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
             server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
             nursery.start_soon(server.serve, metrics)
@@ -202,8 +217,8 @@ class Node:
         return [found.state.run.host_link for found in everything if found.state.run is not None]
 
     def _unready(self) -> list[str]:
-        """What is missing, and which certificates have ended: their workloads are refused everything."""
-        return [*self.missing(), *self._certificates("expired")]
+        """What is missing, and which certificates are not valid: their workloads are refused everything."""
+        return [*self.missing(), *self._certificates("expired"), *self._certificates("not_yet_valid")]
 
     def _late(self) -> list[str]:
         return self._certificates("late")
@@ -308,6 +323,13 @@ class Node:
         while True:
             await trio.sleep(AGE_SECONDS)
             self.enroller.beliefs.close_aged(lifetimes, wall_clock())
+
+    async def _note_departed_for_ever(self) -> None:
+        before = self.registry.value
+        while True:
+            after = await self.registry.wait_changed()
+            self._departed.note(before, after, trio.current_time())
+            before = after
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from interceptor.authority_service.cluster_nodes import ClusterNodes
+from interceptor.authority_service.desk import DeskLimits
 from interceptor.authority_service.leadership import Leadership
 from interceptor.authority_service.pod_tokens import PodTokens
 from interceptor.authority_service.replica import Replica
@@ -40,6 +42,7 @@ async def serve_shared(
     audit_path: Path,
     now: Callable[[], datetime],
     ready: Callable[[Endpoint], None],
+    metrics: Endpoint | None = None,
 ) -> None:
     """Wait until there is an authority, making it if this replica leads, and serve it.
 
@@ -72,6 +75,9 @@ async def serve_shared(
                     audit_path=audit_path,
                     now=now,
                     ready=ready,
+                    # Nodes come back by their pods' tokens: one of ours would be known to one replica only.
+                    desk_limits=DeskLimits(return_period=timedelta(0)),
                     pods=pods,
                     proof=PodTokens(client, pods, agents),
+                    metrics=metrics,
                 )

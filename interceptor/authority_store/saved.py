@@ -92,7 +92,10 @@ def first_rows(saved: Saved) -> Rows:
         state, rows = _parse_state(saved)
     rotation = state.rotation
     yield (
-        "INSERT INTO authority VALUES (1, ?, ?, ?, ?, nullif(?, ''), 1, 1, 1)",
+        (
+            "INSERT INTO authority (id, trust_domain, phase, since, active, other, version, registry_version, "
+            "issuer_version) VALUES (1, ?, ?, ?, ?, nullif(?, ''), 1, 1, 1)"
+        ),
         (
             state.trust_domain.name,
             rotation.phase.value,

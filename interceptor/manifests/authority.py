@@ -118,7 +118,6 @@ def _container(values: Values) -> dict[str, Any]:
         "imagePullPolicy": values.image_pull_policy.value,
         "args": [
             *("ca", "serve", "--listen", listen),
-            *("--audit", f"{_AUDIT}/audit.jsonl"),
             *("--kubernetes", "pod", "--trust-domain", values.trust_domain.name),
         ],
         "env": Commented(
@@ -127,6 +126,7 @@ def _container(values: Values) -> dict[str, Any]:
                 {"name": "INTERCEPTOR_CA_SECRET", "value": f"{values.namespace}/{AUTHORITY}"},
                 {"name": "INTERCEPTOR_CA_AGENTS", "value": f"{values.namespace}/{AGENT}"},
                 {"name": "INTERCEPTOR_CA_DIR", "value": f"{_WORK}/authority"},
+                {"name": "INTERCEPTOR_CA_AUDIT", "value": f"{_AUDIT}/audit.jsonl"},
             ],
         ),
         "ports": [{"name": "https", "containerPort": AUTHORITY_PORT, "protocol": "TCP"}],

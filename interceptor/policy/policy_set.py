@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
 
+from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.authorization import Authorization, Outcome
 from interceptor.policy.documents import (
@@ -18,7 +19,7 @@ from interceptor.policy.documents import (
     PeerAuthentication,
     PolicyName,
 )
-from interceptor.policy.egress import Egress, Exceptions, allowed_by, plaintext_consent
+from interceptor.policy.egress import Egress, Exceptions, allowed_by, plaintext_consent, refusal_of_plaintext
 from interceptor.policy.matching import Facts
 from interceptor.policy.modes import ModeDecision, Modes
 from interceptor.policy.peer_authentication import MtlsMode
@@ -65,7 +66,7 @@ class PolicySet:
 
     def __post_init__(self) -> None:
         """Index the documents, whose order means nothing; raises ValueError when a name is there twice."""
-        documents = tuple(sorted(self.documents, key=lambda document: document.head.name))
+        documents = tuple(sorted(self.documents, key=_in_order))
         names = Counter(document.head.name for document in documents)
         if len(names) != len(documents):
             raise ValueError(f"{names.most_common(1)[0][0]} is there twice")
@@ -85,7 +86,8 @@ class PolicySet:
 
         A destination that the registry does not know is denied in every mode: it lies inside the mesh's CIDRs, and
         plaintext to what may turn out to be an enrolled workload is the leak that this program exists to prevent. Only
-        a LegacyException that names the address lets plaintext out to it.
+        a LegacyException that names the address lets plaintext out to it. One of which a cluster's API says that it is
+        not in the mesh is reached in plaintext, unless the source's own side refuses that.
         """
         source, destination = attempt.source, attempt.destination
         if (denial := refuse_destination(destination) or self.refuse_pending(source)) is not None:
@@ -107,7 +109,7 @@ class PolicySet:
         if target is None:
             if exception is not None:
                 return Permit(Transport.PLAINTEXT, exception=str(exception))
-            return unknown_destination(attempt)
+            return to_nobody_of_ours(attempt, self.egress.applicable(source), facts)
         mode = self.modes.at(target, attempt.destination.port)
         if mode.mode is not MtlsMode.DISABLE:
             return Permit(Transport.MUTUAL_TLS)
@@ -137,7 +139,11 @@ class PolicySet:
         outcome = self.authorization.decide(workload, facts)
         if outcome.permitted:
             return Permit(
-                transport.transport, _text(outcome.by), transport.exception, mismatch, outcome.dry_run
+                transport.transport,
+                _text(outcome.by),
+                transport.exception,
+                mismatch or address_unknown(attempt),
+                outcome.dry_run,
             )
         return authorization_denial(attempt, outcome)
 
@@ -186,6 +192,17 @@ def reserved_port(destination: Endpoint) -> Denial:
 def unknown_destination(attempt: OutboundAttempt) -> Denial:
     """The denial of an address that is nobody's."""
     return Denial(Reason.UNKNOWN_DESTINATION, f"no workload has the address {attempt.destination.address}")
+
+
+def to_nobody_of_ours(
+    attempt: OutboundAttempt, policies: list[EgressPolicy], facts: Facts
+) -> Permit | Denial:
+    """What becomes of a connection to an address that no workload has; `policies` are those of the source."""
+    if not attempt.is_outside:
+        return unknown_destination(attempt)
+    if refusal := refusal_of_plaintext(policies, facts):
+        return Denial(Reason.PLAINTEXT_EGRESS_REFUSED, refusal)
+    return Permit(Transport.PLAINTEXT)
 
 
 def plaintext_egress_refused(why: str, mode: ModeDecision) -> Denial:
@@ -237,11 +254,30 @@ def outbound_facts(attempt: OutboundAttempt) -> Facts:
 
 
 def address_mismatch(attempt: InboundAttempt) -> str:
-    """What is wrong with the address that an identity came from; empty when the registry has no objection."""
+    """What is wrong with the address that an identity came from; empty when the registry has no objection.
+
+    Of our own trust domain the registry knows everyone, so whom it does not know at that address is not there. Of other
+    trust domains it knows nobody (see `address_unknown`), but none of them has the address of one of our workloads.
+    """
     holder, identity = attempt.address_holder, attempt.source_identity
-    if identity is None or holder is None or holder.identity == identity:
+    if identity is None or (holder is not None and holder.identity == identity):
         return ""
-    return f"{identity} came from {attempt.source_address}, which belongs to {holder.key} ({holder.identity})"
+    came = f"{identity} came from {attempt.source_address}"
+    if holder is not None:
+        return f"{came}, which belongs to {holder.key} ({holder.identity})"
+    return "" if _is_foreign(attempt, identity) else f"{came}, which no workload is known to have"
+
+
+def address_unknown(attempt: InboundAttempt) -> str:
+    """A note on an identity that cannot be held against its address; empty when it can."""
+    identity = attempt.source_identity
+    if identity is None or attempt.address_holder is not None or not _is_foreign(attempt, identity):
+        return ""
+    return f"{identity} is of another trust domain, whose addresses are not known here"
+
+
+def _is_foreign(attempt: InboundAttempt, identity: SpiffeId) -> bool:
+    return identity.trust_domain != attempt.destination_workload.identity.trust_domain
 
 
 def peer(attempt: InboundAttempt) -> str:
@@ -253,6 +289,12 @@ def peer(attempt: InboundAttempt) -> str:
 
 def _of_type(documents: Iterable[Document], wanted: type[D]) -> tuple[D, ...]:
     return tuple(document for document in documents if isinstance(document, wanted))
+
+
+def _in_order(document: Document) -> tuple[str, str, str]:
+    """As names are ordered; a tuple is compared several times as fast."""
+    name = document.head.name
+    return name.namespace, name.name, name.kind
 
 
 def _text(name: PolicyName | None) -> str:

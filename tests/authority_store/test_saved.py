@@ -25,7 +25,7 @@ def store(home):
     with closing(AuthorityStore.create(home, DOMAIN, NOW)) as store:
         store.revoke(RevocationKind.IDENTITY, WEB, "key copied", NOW)
         store.federate(Authority.create(OTHER, NOW).trust_bundle)
-        store.set_aliases((TrustDomain("old.example"),))
+        store.add_alias(TrustDomain("old.example"))
         yield store
 
 
@@ -78,7 +78,7 @@ def test_replica_follows_new_intermediates_and_beliefs_and_keeps_its_nodes(store
         store.rotate_intermediate(NOW)
         store.unrevoke(WEB)
         store.unfederate(OTHER)
-        store.set_aliases(())
+        store.remove_alias(TrustDomain("old.example"))
         for _ in range(2):  # the second time nothing is new
             replica.adopt(without_root_keys(store.saved()))
         assert replica.issuer(NOW).intermediate == store.issuer(NOW).intermediate

@@ -56,6 +56,11 @@ async def create(cluster: ClusterOfReplicas) -> None:
         await SharedState(client, SHARED.secret, cluster.directory, None).create(DOMAIN, Clock()())
 
 
+def audited(cluster: ClusterOfReplicas, command: str) -> list[str]:
+    lines = (cluster.directory / "commands/audit.jsonl").read_text().splitlines()
+    return [line["event"] for line in map(json.loads, lines) if line["request"] == f"ca {command}"]
+
+
 async def test_replica_is_served_asked_and_told_by_commands(cluster: ClusterOfReplicas) -> None:
     command = [sys.executable, "-m", "interceptor", "ca", "serve", *SAID]
     command += ["--listen", f"127.0.0.1:{free_port()}", "--dir", str(cluster.directory / "served")]
@@ -86,8 +91,12 @@ async def test_replica_is_served_asked_and_told_by_commands(cluster: ClusterOfRe
         assert isinstance(refused.exception, AuthorityError)
         assert "node-1 (has not reported yet), node-2 (has not reported yet)" in str(refused.exception)
         assert cluster.state()["phase"] == "distributed"
-        left = await trio.to_thread.run_sync(lambda: list((cluster.directory / "commands").iterdir()))
-        assert left == [], "keys were left behind"
+        left = await trio.to_thread.run_sync(
+            lambda: [each.name for each in (cluster.directory / "commands").iterdir()]
+        )
+        assert left == ["audit.jsonl"], "keys were left behind"
+        assert audited(cluster, "revoke") == ["command_begun", "command_done"]
+        assert audited(cluster, "rotate activate") == ["command_begun", "command_failed"]
     finally:
         process.send_signal(signal.SIGTERM)
         await trio.to_thread.run_sync(process.wait)
@@ -108,6 +117,7 @@ async def test_what_a_command_says_is_said_once_when_it_is_in_force(cluster: Clu
     assert result.exit_code != 0
     assert result.stdout == ""
     assert cluster.state()["aliases"] == ["old.example"]
+    assert audited(cluster, "in a Secret") == ["command_not_in_force"]
 
 
 async def test_authority_that_is_not_there_is_told(cluster: ClusterOfReplicas) -> None:

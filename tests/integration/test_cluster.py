@@ -289,6 +289,101 @@ def test_pod_that_is_being_deleted_goes_on_until_it_is_gone(
     wait_until(lambda: "shop/server" not in far.enrolled(), "it is withdrawn")
 
 
+def service_address(cluster: Cluster, number: int) -> str:
+    """An address of the cluster's services: inside the mesh's CIDRs, and nobody's."""
+    return str(cluster.fabric.slot.mesh_ipv4[number])
+
+
+@pytest.fixture
+def service(cluster: Cluster) -> Iterator[Callable[..., str]]:
+    """Makes the service `shop/web`, with these endpoints, or changes them; returns its address."""
+    address = service_address(cluster, 10)
+
+    def put(*pods: Pod, unready: tuple[Pod, ...] = ()) -> str:
+        ends = [
+            api_objects.endpoint(
+                pod.ipv4, pod.name, uid=pod.uid, node=pod.node.name, ready=pod not in unready
+            )
+            for pod in (*pods, *unready)
+        ]
+        ports = [{"name": "http", "port": PORT, "protocol": "TCP"}]
+        cluster.api.put(Kind.SERVICE, api_objects.service("shop/web", address))
+        cluster.api.put(
+            Kind.ENDPOINT_SLICE, api_objects.endpoint_slice("shop/web-x", "web", *ends, ports=ports)
+        )
+        return address
+
+    yield put
+    cluster.api.delete(Kind.SERVICE, "shop/web")
+    cluster.api.delete(Kind.ENDPOINT_SLICE, "shop/web-x")
+
+
+def test_connection_to_a_service_goes_to_a_ready_pod_by_mutual_tls(
+    cluster: Cluster, pods: Callable[..., Pod], service: Callable[..., str]
+) -> None:
+    near, far = cluster.nodes
+    client, server, other = pods(near, "client"), pods(far, "server"), pods(far, "other")
+    serve(server)
+    address = service(server, unready=(other,))
+    with encrypted(cluster):
+        wait_until(lambda: ask(client, address, 80) == "answered", "the service is known")
+        mark = near.mark()
+        for _ in range(5):
+            assert ask(client, address, 80) == "answered"
+        record = near.wait_for_record(lambda r: r["direction"] == "outbound", since=mark)
+    assert record["destination_address"] == f"{server.ipv4}:{PORT}"
+    assert record["destination_identity"] == "spiffe://cluster.local/ns/shop/sa/server"
+    assert "refused" in ask(client, address, 81)
+    told = near.cli("explain", "shop/client", f"{address}:80").check().stdout
+    assert f"{address}:80 is service shop/web" in told
+    assert (
+        "service shop/web, which has no such port"
+        in near.cli("explain", "shop/client", f"{address}:81").stdout
+    )
+
+
+def test_connection_to_a_service_without_a_ready_pod_waits_for_one_and_is_refused_in_the_end(
+    cluster: Cluster, pods: Callable[..., Pod], service: Callable[..., str]
+) -> None:
+    near, far = cluster.nodes
+    client, server = pods(near, "client"), pods(far, "server")
+    serve(server)
+    address = service(unready=(server,))
+    wait_until(lambda: "refused" in ask(client, address, 80), "the service is known, and has nobody")
+    mark = near.mark()
+    asking = client.spawn(PYTHON, "-c", CLIENT, address, "80", MARKER)
+    wait_until(lambda: near.facts_of(client)["connections"] == 1, "the connection waits")
+    service(server)
+    assert asking.wait() == 0
+    assert asking.stdout.strip() == "answered"
+    assert near.wait_for_record(lambda r: r["reason"] is None, since=mark)["destination_address"] == (
+        f"{server.ipv4}:{PORT}"
+    )
+
+
+def test_services_and_pods_outside_of_the_mesh_are_reached_as_they_are(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    cluster.api.namespace("plain", {})
+    client = pods(near, "client")
+    outside = pods(far, "outside", namespace="plain", wait=False)
+    behind = far.start_pod(
+        "plain/behind"
+    )  # to the API it is no pod: what kube-proxy would find behind the service
+    for pod in (outside, behind):
+        serve(pod)
+    cluster.api.put(Kind.SERVICE, api_objects.service("plain/web", behind.ipv4, ports=[{"port": PORT}]))
+    try:
+        with in_plaintext(cluster):
+            wait_until(lambda: ask(client, behind.ipv4) == "answered", "the service is known")
+        with in_plaintext(cluster):
+            assert ask(client, outside.ipv4) == "answered"
+        assert ask(client, service_address(cluster, 99)).startswith("refused")
+    finally:
+        cluster.api.delete(Kind.SERVICE, "plain/web")
+
+
 def test_right_that_is_missing_for_one_resource_is_told_and_the_rest_goes_on(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import redirect_stdout
+import sys
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import trio
 
+from interceptor.agent.authority_process import AUDIT_FILE
 from interceptor.agent.clock import wall_clock
+from interceptor.authority_service.audit import KEPT_FILES, MAX_FILE_BYTES
 from interceptor.authority_service.cluster_nodes import nodes_for_a_step
+from interceptor.authority_service.command_audit import command_line
 from interceptor.authority_service.shared_state import SharedState, prepare_scratch
+from interceptor.cli.ca.operator import operator
 from interceptor.cluster.cluster import Cluster
 from interceptor.cluster.head import ObjectKey
-from interceptor.errors import InvalidInput, UsageError, quoted
+from interceptor.errors import ClusterError, InvalidInput, UsageError, quoted
 from interceptor.identity.spiffe_id import SERVICE_ACCOUNT, TrustDomain, is_subdomain, validate_name
 from interceptor.kubernetes.access import as_said, in_pod
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.listing import list_all
 from interceptor.kubernetes.resource import pods_of_account
+from interceptor.line_file import LineFile
 from interceptor.pod_admission.agent_nodes import agent_nodes
 from interceptor.shared_authority.names import SharedAuthority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from interceptor.authority_store import AuthorityStore
     from interceptor.kubernetes.access import ApiAccess
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 IN_POD = "pod"
 SECRET_VARIABLE = "INTERCEPTOR_CA_SECRET"  # noqa: S105 -- the name of a variable
 AGENTS_VARIABLE = "INTERCEPTOR_CA_AGENTS"
+AUDIT_VARIABLE = "INTERCEPTOR_CA_AUDIT"  # where a replica writes it, for the commands that run beside it
 
 SECRET_OPTION = click.option(
     "--secret",
@@ -90,8 +97,10 @@ def change_shared(
     passphrase: bytes | None,
 ) -> None:
     """Run a command on the authority in a Secret; what it prints appears once what it did is in force."""
-    printed = trio.run(_step, command, access, secret, agents, home, passphrase)
+    printed, status = trio.run(_step, command, access, secret, agents, home, passphrase)
     click.echo(printed, nl=False)
+    if status:
+        sys.exit(status)
 
 
 async def _step(
@@ -101,17 +110,47 @@ async def _step(
     agents: ObjectKey,
     home: Path,
     passphrase: bytes | None,
-) -> str:
+) -> tuple[str, int]:
     prepare_scratch(home)
     names = SharedAuthority(TrustDomain("any"), secret)
+    audit = Path(os.environ.get(AUDIT_VARIABLE) or home / AUDIT_FILE)
     async with ApiClient(access) as client:
         pods = Cluster().apply(await list_all(client, pods_of_account(agents.namespace, agents.name)))
         know = await nodes_for_a_step(client, names.nodes, agent_nodes(pods, agents), wall_clock())
 
-        def change(store: AuthorityStore) -> str:
-            know(store)
-            with redirect_stdout(io.StringIO()) as out:
-                command(store)
-            return out.getvalue()
+        has_run = False
 
-        return await SharedState(client, secret, home, passphrase).step(change, wall_clock())
+        def change(store: AuthorityStore) -> tuple[str, int]:
+            nonlocal has_run
+            has_run = True
+            know(store)
+            # Noted as on a host, before and after the change of the copy. Made again, it is noted again.
+            store.keep_audit_path(audit)
+            with redirect_stdout(io.StringIO()) as out:
+                status = _run(command, store)
+            return out.getvalue(), status
+
+        try:
+            return await SharedState(client, secret, home, passphrase).step(change, wall_clock())
+        except ClusterError as error:
+            if has_run:
+                _note_failure(audit, error)
+            raise
+
+
+def _note_failure(audit: Path, error: ClusterError) -> None:
+    """What was noted as done was done to the copy alone."""
+    line = command_line(
+        "command_not_in_force", "in a Secret", operator(), {"error": str(error)}, wall_clock()
+    )
+    with suppress(OSError):
+        LineFile(audit, MAX_FILE_BYTES, keep=KEPT_FILES).write([line])
+
+
+def _run(command: Callable[[AuthorityStore], None], store: AuthorityStore) -> int:
+    """The exit status of a command that says something else than success in what it prints."""
+    try:
+        command(store)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
