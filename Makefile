@@ -10,7 +10,8 @@ BOX ?= bookworm-6.1
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interceptor/strict_yaml.py,interceptor/workload.py
 pure := $(pure),interceptor/authority/*,interceptor/cluster/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
-pure := $(pure),interceptor/network_policy/*,interceptor/node_pods/*,interceptor/pod_admission/*
+pure := $(pure),interceptor/manifests/*,interceptor/network_policy/*,interceptor/node_pods/*,interceptor/pod_admission/*
+pure := $(pure),interceptor/shared_authority/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
 # Tests wait more than they compute: one more worker than processors.  Each has nodes of its own.
