@@ -35,6 +35,7 @@ class StoreBase:
     def __init__(self, directory: Path, database: Database, passphrase: bytes | None) -> None:
         """Discard what was never finished; raises StateError."""
         self.directory = directory
+        self.place = str(directory)  # for people; a copy's is not where the authority is
         self.database = database
         self.renewal_error: str | None = None
         with database.writing() as connection:
