@@ -328,6 +328,32 @@ def test_connection_that_arrives_at_an_unknown_namespace_reaches_it_when_it_is_o
     pod.assert_direct(client, near)
 
 
+def test_nothing_arrives_in_plaintext_while_the_enrolment_is_under_way(pod: Pod) -> None:
+    near = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], 80)
+    near.listen(4096)
+    stop = threading.Event()
+    begun: list[int] = []
+
+    def connect_for_ever() -> None:
+        while not stop.is_set():
+            with pod.neighbour.open_socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+                begun.append(client.connect_ex((WORKLOAD[socket.AF_INET], 80)))
+
+    thread = threading.Thread(target=connect_for_ever)
+    thread.start()
+    try:
+        for _ in range(10):
+            wait_for_more(begun)
+            pod.enrol()
+            wait_for_more(begun)
+            pod.close_listeners()
+            pod.capture.withdraw(pod.cookie)
+            assert nobody_comes(near)
+    finally:
+        stop.set()
+        thread.join()
+
+
 # Telling the agent.
 
 
