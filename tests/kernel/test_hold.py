@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns, pytest.mark.timeout(60)]
 
+MSG_FASTOPEN = 0x20000000
 HELD_SECONDS = 0.5  # longer than the first retransmission takes
 SERVED_SECONDS = 2.0
 
@@ -194,6 +195,35 @@ def test_socket_that_is_bound_to_a_link_waits_on_loopback(pod: Pod, family: int)
     assert client.connect_ex((NEIGHBOUR[family], 80)) == errno.EINPROGRESS
     pod.enrol()
     serve(pod, family, client)
+
+
+@families
+@pytest.mark.parametrize("address", ["", "own"], ids=["port", "address-and-port"])
+def test_socket_that_the_application_bound_waits_and_keeps_its_port(
+    pod: Pod, family: int, address: str
+) -> None:
+    client = pod.socket(pod.workload, family)
+    client.bind((WORKLOAD[family] if address else "", 40001))
+    client.setblocking(False)
+    assert client.connect_ex((NEIGHBOUR[family], 80)) == errno.EINPROGRESS
+    pod.enrol()
+    serve(pod, family, client)
+    assert client.getsockname()[:2] == (WORKLOAD[family], 40001)
+
+
+def test_connection_that_begins_with_data_waits(pod: Pod) -> None:
+    """TCP Fast Open: sendto(2) connects, and the first packet may have data."""
+    client = pod.socket(pod.workload, socket.AF_INET)
+    client.setblocking(True)
+    address = (NEIGHBOUR[socket.AF_INET], 80)
+    thread = threading.Thread(target=client.sendto, args=(b"early", MSG_FASTOPEN, address))
+    thread.start()
+    thread.join(0.2)
+    pod.enrol()
+    accepted = pod.accept(pod.outbound[socket.AF_INET])
+    thread.join()
+    assert sockets.original_destination(accepted) == Endpoint(ip_address(address[0]), 80)
+    assert accepted.recv(10) == b"early"
 
 
 @families
