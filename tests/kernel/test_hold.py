@@ -110,6 +110,8 @@ def pod(make_namespace: Callable[[str], NetworkNamespace], programs: Programs, p
         stack.callback(hold.forget, pod.cookie)
         stack.callback(capture_.withdraw, pod.cookie)
         stack.callback(capture_.set_prefixes, ())
+        for old in hold.waiting():  # a packet of the last test's namespace, after that was forgotten
+            hold.forget(old.cookie)
         capture_.set_prefixes(PREFIXES)
         capture_.activate(find_cgroup2())
         hold.guard([pods])
