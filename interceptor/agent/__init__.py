@@ -6,7 +6,17 @@ requests          the verbs of the admin socket: enrol, run, withdraw, down
 views             its nouns: workloads, connections, certificates, status, explain
 health            what is wrong with a workload, measured now
 explain           what would happen to one connection, with explain_ends and explanation
-enroller          takes workloads in and out, step by step, undoing everything upon failure
+explain_record    what happened to one, from its record
+enroller          takes workloads in and out, undoing everything upon failure
+preparation       the steps of taking one in
+members           which there are now, and what is written down of them
+claims            which names, namespaces and addresses they may have
+attendant         what each needs all the time: certificates, current addresses
+beliefs           whom they believe
+pod_keeper        in a cluster: has the pods enrolled that shall be
+cluster_side      the API of the cluster, and who is told what of it
+cluster_policies  its policy objects as a source of policies
+pod_authority     its authority, joined with the pod's own token
 workload_context  what one workload's proxy is given
 listeners         its listening sockets
 reference         which network namespace is meant, and whether it is still there

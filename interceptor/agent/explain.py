@@ -11,28 +11,39 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.explain_ends import find_destination, find_source, preferred_address, split_destination
+from interceptor.agent.explain_ends import (
+    find_destination,
+    find_source,
+    preferred_address,
+    routed,
+    split_destination,
+)
 from interceptor.agent.explanation import Explanation
 from interceptor.agent.health import problems_of
-from interceptor.errors import EnrolmentError, UsageError, quoted, utc
+from interceptor.errors import EnrolmentError, utc
 from interceptor.kernel.abi import INBOUND_TUNNEL_PORT
 from interceptor.kernel.listening import is_listened_on
 from interceptor.policy.policy_set import InboundAttempt, OutboundAttempt
 from interceptor.policy.trace import explain_inbound, explain_outbound
 from interceptor.policy.verdict import Denial, Reason, Transport
-from interceptor.proxy.redecide import attempt_again, was_decided
-from interceptor.workload import Direction, Workload
+from interceptor.proxy.route import Way
+from interceptor.workload import Workload
 
 if TYPE_CHECKING:
     from interceptor.agent.explain_ends import Destination
     from interceptor.agent.node import Node
     from interceptor.identity.spiffe_id import SpiffeId
-    from interceptor.policy.trace import Trace
-    from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.telemetry.recent import RecentConnections
     from interceptor.workload import Endpoint, IPAddress
 
 _RECENT = 10_000  # more than are remembered
+_WAYS = {
+    Way.MESH: "which leads to pods of the mesh; the next one may get another of them",
+    Way.OUTSIDE: "which leads out of the mesh",
+    Way.NOBODY_NOW: "which has nobody who may serve it now",
+    Way.NO_SUCH_PORT: "which has no such port",
+}
+_REASONS = {Way.NOBODY_NOW: Reason.UNKNOWN_DESTINATION, Way.NO_SUCH_PORT: Reason.DESTINATION_REFUSED}
 
 
 async def explain(node: Node, source_text: str, destination_text: str) -> dict[str, object]:
@@ -56,50 +67,6 @@ async def explain(node: Node, source_text: str, destination_text: str) -> dict[s
     return explanation.to_dict()
 
 
-async def explain_connection(node: Node, name: str) -> dict[str, object]:
-    """What happened to a connection that is remembered, by its id, and what policy would say of it now; UsageError."""
-    records = (*node.records.recent.live, *node.records.recent.finished)
-    record = next((each for each in reversed(records) if each.id == name), None)
-    if record is None:
-        raise UsageError(
-            f"no connection {quoted(name)} is remembered, only those that are open and the last thousand that ended: "
-            "see 'interceptor connections -o json' for their ids"
-        )
-    shown = record.to_dict(trio.current_time())
-    source = f"{shown['source_namespace']}/{shown['source_workload']}"
-    explanation = Explanation(
-        source if record.source_workload else str(shown["source_address"]), str(shown["destination_address"])
-    )
-    outcome = f"{shown['reason']}: {shown['detail']}" if record.reason else "permitted"
-    by = f" ({shown['policy']})" if shown["policy"] else ""
-    explanation.step(
-        "record",
-        f"at {shown['time']}, {shown['direction']}, identity {shown['source_identity'] or 'none'}: {outcome}{by}",
-        passed=record.reason is None,
-    )
-    trace = await _trace_again(node, record)
-    if trace is None:
-        explanation.step(
-            "policy", "it ended before policy was asked, or its workload is not enrolled any more"
-        )
-    else:
-        explanation.follow(f"{record.direction} policy", trace)
-    return explanation.to_dict()
-
-
-async def _trace_again(node: Node, record: ConnectionRecord) -> Trace | None:
-    own = record.source_workload if record.direction is Direction.OUTBOUND else record.destination_workload
-    enrolled = node.enroller.get(own.key) if own is not None else None
-    if enrolled is None or not was_decided(record):
-        return None
-    attempt = attempt_again(record, enrolled.proxy.context)
-    if isinstance(attempt, OutboundAttempt):
-        return await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
-    if attempt is None:
-        return None
-    return await trio.to_thread.run_sync(explain_inbound, node.policy.value, attempt)
-
-
 async def _from_workload(
     node: Node, explanation: Explanation, source: Workload, destination: Destination
 ) -> None:
@@ -112,7 +79,20 @@ async def _from_workload(
     explanation.step("capture", evidence)
     if not captured:
         return
-    attempt = OutboundAttempt(source, destination.endpoint, destination.workload, node.now().timestamp())
+    route = node.locate(destination.endpoint, _same_family(source, destination.endpoint))
+    if route.service:
+        explanation.step("service", f"{destination.endpoint} is service {route.service}, {_WAYS[route.way]}")
+    if route.way in _REASONS:
+        explanation.deny("service", _REASONS[route.way])
+        return
+    destination = routed(node, destination, route)
+    attempt = OutboundAttempt(
+        source,
+        destination.endpoint,
+        destination.workload,
+        node.now().timestamp(),
+        route.way is Way.OUTSIDE,
+    )
     trace = await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
     explanation.follow("outbound policy", trace)
     verdict = trace.verdict

@@ -10,6 +10,7 @@ from interceptor.workload import MAX_PORT, Endpoint, Workload, parse_address
 
 if TYPE_CHECKING:
     from interceptor.agent.node import Node
+    from interceptor.proxy.route import Route
     from interceptor.workload import IPAddress
 
 
@@ -69,6 +70,14 @@ def find_destination(node: Node, source: Workload | IPAddress, host: str, port: 
     found = registry.by_address(address)
     evidence = f"{address} is {found.key}, {found.identity}" if found else f"no workload has {address}"
     return Destination(Endpoint(address, port), found, evidence)
+
+
+def routed(node: Node, destination: Destination, route: Route) -> Destination:
+    """The destination that a service's address leads to; itself, when it is none's."""
+    if route.endpoint == destination.endpoint:
+        return destination
+    workload = node.registry.value.by_address(route.endpoint.address)
+    return Destination(route.endpoint, workload, destination.evidence)
 
 
 def _find_by_name(node: Node, source: Workload | IPAddress, name: str) -> Workload:

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor.agent.cluster_side import ClusterSide
 from interceptor.agent.joined_authority import JoinedAuthority
 from interceptor.agent.node import Node
 from interceptor.agent.own_authority import OwnAuthority
+from interceptor.agent.pod_authority import PodAuthority
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import KernelError, StateError, UsageError
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.capture import pinned_inbound
 from interceptor.kernel.headers import find_headers
-from interceptor.kernel.mounts import find_cgroup2, is_bpffs, mount_bpffs
+from interceptor.kernel.mounts import PROC_SYS, ensure_writable, find_cgroup2, is_bpffs, mount_bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +36,8 @@ BPFFS = Path("/sys/fs/bpf")
 MOUNTED_BY_US = "bpffs-mounted"
 
 
-def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> None:
-    """Run an agent in the foreground until it is told to stop.
+def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> bool:
+    """Run an agent in the foreground until it is told to stop; whether it is not to come back, and must be torn down.
 
     `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.
     InterceptorError says why it could not start; what was begun is undone then.
@@ -45,6 +47,8 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         raise KernelError("the agent needs root, to load BPF programs and enter network namespaces: use sudo")
     raise_descriptor_limit()
     forbid_core_dumps()
+    if config.kubernetes is not None and ensure_writable(PROC_SYS):
+        log.info("%s was read-only in this container: made writable, for the pods' sysctls", PROC_SYS)
     with ExitStack() as started:
         paths = config.paths
         private_directory(paths.state_dir)
@@ -56,6 +60,7 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         # its own.  Whose it is can be said only when nobody is using it.
         _require_bpffs(config)
         started.callback(_release_pins, paths.bpf_dir, _lock_pins(paths.bpf_dir))
+        cluster = None if config.kubernetes is None else ClusterSide(config, config.kubernetes)
         access = _authority(config, progress, token)
         started.callback(access.close)
         restored = StateFile(paths.run_dir).load()
@@ -65,15 +70,18 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
         programs = load_programs(headers.path, paths.bpf_dir)
         progress(f"starting, with {len(restored)} workloads of the last agent" if restored else "starting")
-        node = Node(config, access, programs, cgroup, restored)
+        node = Node(config, access, programs, cgroup, restored, cluster)
         started.callback(node.capture.close)
         try:
             trio.run(node.run)
         except BaseExceptionGroup as group:
             raise single_cause(group) from None
+    return node.is_leaving
 
 
 def _authority(config: Config, progress: Callable[[str], None], token: str | None) -> AuthorityAccess:
+    if config.kubernetes is not None and config.authority_address is not None and token is None:
+        return PodAuthority(config, config.authority_address, config.kubernetes)
     if config.authority_address is not None:
         return JoinedAuthority(config, config.authority_address, token)
     if token is not None:

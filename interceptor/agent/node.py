@@ -11,9 +11,11 @@ import trio
 from interceptor.admin import AdminServer, open_listener
 from interceptor.agent.audit import Audit
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.enroller import CutOff, Enroller
+from interceptor.agent.enroller import Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
+from interceptor.agent.members import CutOff
+from interceptor.agent.pod_keeper import PodKeeper
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
@@ -21,6 +23,7 @@ from interceptor.agent.service_manager import READY, STOPPING, tell_service_mana
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials, certificate_state
+from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
@@ -28,17 +31,20 @@ from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
+from interceptor.proxy.route import as_it_is
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.agent.authority_access import AuthorityAccess
-    from interceptor.agent.enroller import Enrolled
+    from interceptor.agent.cluster_side import ClusterSide
+    from interceptor.agent.members import Enrolled
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
+    from interceptor.proxy.route import Locate
     from interceptor.workload import Workload, WorkloadKey
 
 log = logging.getLogger(__name__)
@@ -57,14 +63,16 @@ class Node:
         programs: Programs,
         cgroup: Path,
         restored: list[EnrolledState],
+        cluster: ClusterSide | None = None,
     ) -> None:
         self.config = config
         self.now = wall_clock
         self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
-        self.records = Records(config.records, self.audit)
+        self.records = Records(config.records, self.audit, config.paths.state_dir)
         self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
+        self._departed = Departed()
         self.policy = Snapshot(
             PolicySet(config.mode, (), config.policy.root_namespace, config.policy.address_mismatch)
         )
@@ -75,19 +83,44 @@ class Node:
             lambda: [e.proxy.context for e in self.enroller.enrolled],
             wall_clock,
             self.records.metrics,
+            cluster.policies if cluster is not None else None,
         )
+        self.locate: Locate = as_it_is if cluster is None else cluster.routes
         self.started_at = wall_clock()
         self.enroller = Enroller(
-            Shared(config, self.capture, self.records, self.policy, self.registry, wall_clock),
+            Shared(
+                config,
+                self.capture,
+                self.records,
+                self.policy,
+                self.registry,
+                self._departed,
+                wall_clock,
+                self.locate,
+            ),
             self.credentials,
             StateFile(config.paths.run_dir),
         )
-        self.follower = Follower(config, access, self.credentials, self.enroller, self.registry, self.records)
+        self.follower = Follower(
+            config,
+            access,
+            self.credentials,
+            self.enroller.beliefs,
+            self.registry,
+            self.records,
+            is_registry=cluster is None,
+        )
+        self.cluster = cluster
+        if cluster is not None:
+            cluster.keeper = PodKeeper(
+                config, cgroup, cluster.watch, self.enroller, self.registry, self.policies.redecide
+            )
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
         self._restored = restored
         self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
         self._stop = trio.Event()
+        self.is_leaving = False  # nobody will come after us: whoever ran us must tear down
 
     # Told by the credentials.
 
@@ -110,12 +143,17 @@ class Node:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
-        self.policies.start()  # before anything is served
-        self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
+        self.records.remember(self.now().timestamp())
         async with trio.open_nursery() as nursery:
+            if self.cluster is not None:
+                nursery.start_soon(self.cluster.run)
+                await self.cluster.wait_for_policies()
+            self.policies.start()  # before anything is served
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._note_departed_for_ever)
+            nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
             server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
             nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
@@ -124,7 +162,7 @@ class Node:
             await self._take_over(nursery)
             nursery.start_soon(self._close_aged_for_ever)
             nursery.start_soon(self._reconcile_for_ever, nursery)
-            nursery.start_soon(self._write_hosts_for_ever)
+            self._follow_cluster(nursery)
             self.ready.set()
             log.info(
                 "ready: node %s, trust domain %s, mode %s",
@@ -133,9 +171,20 @@ class Node:
                 self.config.mode,
             )
             tell_service_manager(READY)
-            await self._stop.wait()
-            tell_service_manager(STOPPING)
-            nursery.cancel_scope.cancel()
+
+    def _follow_cluster(self, nursery: trio.Nursery) -> None:
+        """Let a cluster say which workloads there are; without one they have names of their own."""
+        if self.cluster is None or self.cluster.keeper is None:
+            nursery.start_soon(self._write_hosts_for_ever)
+            return
+        nursery.start_soon(self.cluster.keeper.follow)
+        nursery.start_soon(self.cluster.keeper.run, nursery)
+
+    async def _end_when_stopped(self, scope: trio.CancelScope) -> None:
+        """Also while it is still waiting for something to begin with."""
+        await self._stop.wait()
+        tell_service_manager(STOPPING)
+        scope.cancel()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -144,6 +193,9 @@ class Node:
     def missing(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""
         missing = [] if self.ready.is_set() else ["taking over the workloads of the last agent"]
+        if (joining := self.follower.access.waiting_for) is not None:
+            missing.append(f"joining the authority: {joining}")
+        missing += self.cluster.waiting_for() if self.cluster is not None else ()
         missing += [
             f"no certificate for {enrolled.workload.key}"
             for enrolled in self.enroller.enrolled
@@ -165,8 +217,8 @@ class Node:
         return [found.state.run.host_link for found in everything if found.state.run is not None]
 
     def _unready(self) -> list[str]:
-        """What is missing, and which certificates have ended: their workloads are refused everything."""
-        return [*self.missing(), *self._certificates("expired")]
+        """What is missing, and which certificates are not valid: their workloads are refused everything."""
+        return [*self.missing(), *self._certificates("expired"), *self._certificates("not_yet_valid")]
 
     def _late(self) -> list[str]:
         return self._certificates("late")
@@ -208,7 +260,13 @@ class Node:
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
-                log.info("stopping on %s; enrolled workloads stay captured", signal.Signals(number).name)
+                self.is_leaving = self.cluster is not None and await self.cluster.is_being_removed()
+                what = (
+                    "the mesh is being removed, everything is withdrawn"
+                    if self.is_leaving
+                    else "enrolled workloads stay captured"
+                )
+                log.info("stopping on %s; %s", signal.Signals(number).name, what)
                 self.stop()
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
@@ -246,7 +304,7 @@ class Node:
         if self._has_ended(found):
             log.info("%s has ended", key)
             await self.enroller.drain(key)
-            await self.enroller.withdraw(key)
+            await self.enroller.withdraw(key, cookie=found.state.reference.cookie)
         elif isinstance(found, CutOff):
             await self.enroller.restore(found.state, nursery)
 
@@ -264,7 +322,14 @@ class Node:
         )
         while True:
             await trio.sleep(AGE_SECONDS)
-            self.enroller.close_aged(lifetimes, wall_clock())
+            self.enroller.beliefs.close_aged(lifetimes, wall_clock())
+
+    async def _note_departed_for_ever(self) -> None:
+        before = self.registry.value
+        while True:
+            after = await self.registry.wait_changed()
+            self._departed.note(before, after, trio.current_time())
+            before = after
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

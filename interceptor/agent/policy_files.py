@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
+from interceptor.agent.parsing import NamedPart, Parsed, parse_parts
+from interceptor.agent.policy_journal import JOURNAL, finish_replacement
 from interceptor.errors import PolicyError
-from interceptor.policy.parse import parse_file, require_unique
+from interceptor.policy.documents import Place
+from interceptor.policy.parse import parts_of, require_unique
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from interceptor.policy.documents import Document
+    from interceptor.policy.mesh_names import MeshNames
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILES = 20_000
@@ -29,25 +34,59 @@ Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, tim
 
 @dataclass(frozen=True, slots=True)
 class PolicyTexts:
-    """The files as they were read: `documents` of all, and the text of each by its name."""
+    """The documents of all files, and for each by its name the text in which it stands.
+
+    In a cluster `documents` has those of the API's objects too, and `objects` their texts; None where there is no cluster.
+    """
 
     documents: tuple[Document, ...]
     texts: Mapping[str, str]
     signature: Signature
+    objects: Mapping[str, str] | None = None
+
+    @property
+    def everything(self) -> Mapping[str, str]:
+        """The texts of all documents."""
+        return {**self.texts, **(self.objects or {})}
 
     @property
     def owners(self) -> str:
         """Who owns the files: the best that can be said of who wrote them."""
         return ", ".join(f"uid {uid}" for uid in sorted({entry[4] for entry in self.signature}))
 
+    @property
+    def author(self) -> str:
+        """By whom a change may be, for the audit trail."""
+        if self.objects is None:
+            return f"files of {self.owners}" if self.owners else "removal of all files"
+        return f"objects of the Kubernetes API{f', files of {self.owners}' if self.owners else ''}"
+
+
+class PolicySource(Protocol):
+    """Where a set of policies is read from; used by one thread at a time."""
+
+    directory: Path
+
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """The names of what lies among the files and is none of them."""
+
+    def signature(self) -> object:
+        """What is there, to see whether it changed; PolicyError if unreadable."""
+
+    def load(self, changed: Mapping[str, str] | None = None) -> PolicyTexts:
+        """The set that is there, with some files' texts replaced by `changed`; PolicyError when there is none."""
+
 
 class PolicyFiles:
     """One directory; what did not change since the last time is not parsed again. Used by one thread at a time."""
 
-    def __init__(self, directory: Path, root_namespace: str) -> None:
+    def __init__(self, directory: Path, mesh: MeshNames) -> None:
         self.directory = directory
-        self._root_namespace = root_namespace
-        self._parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
+        self._mesh = mesh
+        self.not_read: tuple[str, ...] = ()  # what else is there, by its name
+        # What each part of a file says, by its text: good parts wherever they stand, bad ones where they stood.
+        self._parsed: dict[str, tuple[Place, Parsed]] = {}
 
     def signature(self) -> Signature | None:
         """What is there, to see whether it changed; None when the directory is not there. PolicyError if unreadable.
@@ -64,9 +103,8 @@ class PolicyFiles:
                     return None
                 missing = str(error.filename)
             except OSError as error:
-                raise PolicyError(
-                    f"the policies in {self.directory} cannot be read: {error.strerror}"
-                ) from error
+                which = error.filename or self.directory
+                raise PolicyError(f"{which}: cannot be read: {error.strerror}") from error
         if Path(missing).is_symlink():
             raise PolicyError(
                 f"{missing}: is a link to a file that is not there, remove it or put the file there"
@@ -76,7 +114,9 @@ class PolicyFiles:
     def _sign_all(self) -> Signature:
         _require_trustworthy(self.directory, self.directory.stat())
         with os.scandir(self.directory) as entries:
-            found = [entry for entry in entries if _is_policy_file(entry.name)]
+            everything = [entry for entry in entries if not entry.name.startswith(".")]
+        found = [entry for entry in everything if entry.name.endswith(SUFFIXES)]
+        self.not_read = tuple(sorted(entry.name for entry in everything if not entry.name.endswith(SUFFIXES)))
         return tuple(sorted(_sign(entry.name, entry.stat()) for entry in found))
 
     def _restless(self) -> PolicyError:
@@ -93,28 +133,49 @@ class PolicyFiles:
     def _load(self, changed: Mapping[str, str]) -> PolicyTexts:
         texts, signature = self._read()
         texts.update(changed)
-        documents: list[Document] = []
-        problems: list[str] = []
-        parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
+        parts: list[NamedPart] = []
+        problems: dict[str, tuple[str, ...]] = {}  # of each file the first, in the order of the files
         for name in sorted(texts):
+            file = str(self.directory / name)
             try:
-                parsed[name] = self._parse(name, texts[name])
-                documents += parsed[name][1]
+                parts += [NamedPart(file, part) for part in parts_of(file, texts[name])]
             except PolicyError as error:
-                problems += error.problems
+                problems[file] = error.problems
+        unknown = [each for each in parts if self._known(each) is None]
+        documents: list[Document] = []
+        parsed: dict[str, tuple[Place, Parsed]] = {}
+        stands: dict[str, str] = {}
+        new = iter(parse_parts(unknown, self._mesh))
+        for each in parts:
+            found = self._known(each) or next(new)
+            if found.problems:
+                problems.setdefault(each.file, found.problems)
+            parsed[each.part.text] = Place(each.file, each.part.line), found
+            documents += found.documents
+            stands.update((str(document.head.name), each.part.text) for document in found.documents)
         self._parsed = parsed
         if problems:
-            raise PolicyError(*problems)
-        return PolicyTexts(require_unique(documents), texts, signature)
+            raise PolicyError(*(problem for file in sorted(problems) for problem in problems[file]))
+        return PolicyTexts(require_unique(documents), stands, signature)
 
-    def _parse(self, name: str, text: str) -> tuple[str, tuple[Document, ...]]:
-        before = self._parsed.get(name)
-        if before is not None and before[0] == text:
-            return before
-        return text, parse_file(str(self.directory / name), text, self._root_namespace)
+    def _known(self, named: NamedPart) -> Parsed | None:
+        """What is known of a part already; of a bad one only where it stood, which the message names."""
+        known = self._parsed.get(named.part.text)
+        if known is None:
+            return None
+        before, parsed = known
+        place = Place(named.file, named.part.line)
+        if before == place:
+            return parsed
+        return None if parsed.problems else Parsed(_moved(parsed.documents, before, place))
 
     def _read(self) -> tuple[dict[str, str], Signature]:
         """All files as they were at one moment: read again when something changed meanwhile."""
+        if (self.directory / JOURNAL).exists():
+            _require_trustworthy(
+                self.directory, self.directory.stat()
+            )  # or anybody could have files exchanged
+            finish_replacement(self.directory)
         for _ in range(_ATTEMPTS):
             before = self.signature()
             try:
@@ -128,12 +189,8 @@ class PolicyFiles:
     def _read_file(self, name: str) -> str:
         path = self.directory / name
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(fd, "rb") as file:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise PolicyError(f"{path}: is not a file")
-                _require_trustworthy(path, status)
+            with open_regular(path) as file:
+                _require_trustworthy(path, os.fstat(file.fileno()))
                 return file.read(MAX_BYTES).decode("utf-8")
         except FileNotFoundError:
             raise
@@ -159,10 +216,40 @@ def collection_paused() -> Iterator[None]:
         gc.enable()
 
 
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, and nothing that only looks like one; PolicyError for that, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise PolicyError(f"{path}: is not a file")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(fd)
+
+
+def _moved(documents: tuple[Document, ...], before: Place, place: Place) -> tuple[Document, ...]:
+    """The documents of a part that stood elsewhere before."""
+    down = place.line - before.line
+
+    def moved(document: Document) -> Document:
+        at = document.head.place
+        return replace(
+            document, head=replace(document.head, place=Place(place.file, at.line + down, at.column))
+        )
+
+    return tuple(map(moved, documents))
+
+
 def _require_trustworthy(path: Path, status: os.stat_result) -> None:
     """Refuse a file or directory that somebody else may change; who owns a directory may exchange what is in it."""
     if status.st_uid not in (0, os.geteuid()):
         raise PolicyError(f"{path}: belongs to uid {status.st_uid}, who may change it: chown it to root")
+    if status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid()):
+        raise PolicyError(f"{path}: group {status.st_gid} may change it, take that right away: chmod g-w")
     if status.st_mode & stat.S_IWOTH:
         raise PolicyError(f"{path}: everybody may change it, take that right away: chmod o-w")
 
@@ -174,10 +261,6 @@ def _bounded(signature: Signature) -> Signature:
     if size > MAX_BYTES:
         raise PolicyError(f"the policy files have {size} bytes, at most {MAX_BYTES} are allowed")
     return signature
-
-
-def _is_policy_file(name: str) -> bool:
-    return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _sign(name: str, status: os.stat_result) -> tuple[str, int, int, int, int]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from interceptor.agent.enroller import Request
+from interceptor.agent.members import Request
 from interceptor.agent.policy_requests import PolicyRequests
 from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.agent.state import RunDetails
 from interceptor.agent.views import Views
+from interceptor.cluster.membership import ENABLED, MESH_LABEL, NONE
 from interceptor.enrolment.address_pool import next_addresses
 from interceptor.errors import EnrolmentError, UsageError
 from interceptor.identity.spiffe_id import validate_name
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 STOP_OWNER_SECONDS = 5.0
 LAST_REPORT_SECONDS = 2.0
+READY_SECONDS = 20.0
 DEFAULT_NAMESPACE = "default"
 
 
@@ -62,6 +64,7 @@ class Requests:
 
     async def _enrol(self, request: Mapping[str, Any]) -> object:
         """Take an existing network namespace in."""
+        self._require_no_cluster()
         await self._node.ready.wait()
         async with self._choosing:
             return await self._enrol_chosen(request)
@@ -84,6 +87,7 @@ class Requests:
 
     async def _run(self, request: Mapping[str, Any]) -> object:
         """Make a network namespace on the bridge for a command that process `pid` is about to run."""
+        self._require_no_cluster()
         await self._node.ready.wait()
         async with self._choosing:
             return await self._run_chosen(request)
@@ -125,10 +129,23 @@ class Requests:
     async def _withdraw(self, request: Mapping[str, Any]) -> object:
         await self._node.ready.wait()
         key = self._find(_text(request, "name"))
+        enrolled = self._node.enroller.get(key)
+        if self._node.cluster is not None and enrolled is not None and enrolled.state.pod_uid is not None:
+            raise EnrolmentError(
+                f"{key} is a pod of the cluster, which says that it is in the mesh: change the labels of its namespace, "
+                f"or give it the label {MESH_LABEL}={NONE}"
+            )
         if request.get("drain") is True:
             await self._node.enroller.drain(key)
         await self._node.enroller.withdraw(key)
         return {"withdrawn": str(key)}
+
+    def _require_no_cluster(self) -> None:
+        if self._node.cluster is not None:
+            raise EnrolmentError(
+                "this is a node of a cluster, whose pods are its workloads: give a pod's namespace the label "
+                f"{MESH_LABEL}={ENABLED}"
+            )
 
     def _find(self, name: str) -> WorkloadKey:
         """A workload by its name, also one that is cut off and therefore not in the registry."""
@@ -143,7 +160,9 @@ class Requests:
 
     async def _down(self, request: Mapping[str, Any]) -> object:
         del request
-        await self._node.ready.wait()
+        with trio.move_on_after(READY_SECONDS):
+            await self._node.ready.wait()
+        # One that never was ready has taken nothing over: whoever asked removes what the last agent left.
         withdrawn = []
         for enrolled in self._node.enroller.enrolled:
             if enrolled.state.run is not None:
@@ -152,7 +171,8 @@ class Requests:
                 await self._node.enroller.withdraw(enrolled.workload.key)
             withdrawn.append(str(enrolled.workload.key))
         # Their names and addresses are free for other nodes then.
-        await self._node.follower.reporter.send_last(LAST_REPORT_SECONDS)
+        if self._node.follower.document is not None:
+            await self._node.follower.reporter.send_last(LAST_REPORT_SECONDS)
         self._node.stop()
         return {"withdrawn": withdrawn, "pid": os.getpid()}
 

@@ -50,6 +50,7 @@ class EnrolledState:
     previous_sysctls: PreviousSysctls
     run: RunDetails | None
     labels: Labels = NO_LABELS
+    pod_uid: str | None = None  # of a pod of a cluster
 
     def to_dict(self) -> dict[str, object]:
         run = None
@@ -65,6 +66,7 @@ class EnrolledState:
             "sysctls": self.previous_sysctls.to_dict(),
             "run": run,
             "labels": dict(self.labels),
+            "pod_uid": self.pod_uid,
         }
 
     @classmethod
@@ -80,6 +82,7 @@ class EnrolledState:
             if run is None
             else RunDetails(Process(int(run["pid"]), int(run["start"])), str(run["host_link"])),
             Labels(data.get("labels", {})),  # an agent of before wrote none
+            data.get("pod_uid"),
         )
 
 
@@ -140,10 +143,20 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StateError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _sync_directory(path: Path) -> None:
+    """Let a rename in it outlive a power failure."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def private_directory(path: Path) -> None:

@@ -9,7 +9,8 @@ import trio
 
 from interceptor import __version__
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.explain import explain, explain_connection
+from interceptor.agent.explain import explain
+from interceptor.agent.explain_record import explain_connection
 from interceptor.agent.health import authority_problems, problems_of, revocation_of
 from interceptor.credentials import certificate_state
 from interceptor.errors import UsageError
@@ -21,7 +22,7 @@ from interceptor.policy.lint import expiring
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from interceptor.agent.enroller import CutOff, Enrolled
+    from interceptor.agent.members import CutOff, Enrolled
     from interceptor.agent.node import Node
     from interceptor.agent.state import EnrolledState
     from interceptor.credentials import CredentialStatus
@@ -88,6 +89,7 @@ class Views:
         problems = [] if attached or missing else ["the capture programs are not attached: restart the agent"]
         problems += authority_problems(node)
         problems += [f"{name}: {problem}" for name, found in degraded.items() for problem in found]
+        problems += node.cluster.problems() if node.cluster is not None else ()
         if node.policies.error:
             kept = "everything is denied" if node.policy.value.pending else "those before stay in force"
             problems.append(f"policies refused, {kept}: {node.policies.error}")
@@ -110,6 +112,7 @@ class Views:
             "handshakes_captured": node.capture.pending_flows(),
             "authority": self._authority(),
             "authority_not_after": self._authority_not_after(),
+            "kubernetes": node.cluster.shown() if node.cluster is not None else None,
             "policies": len(node.policy.value.documents),
             "policy_warnings": list(expiring(node.policy.value.documents, wall_clock())),
             "metrics_address": str(node.config.metrics_address),
@@ -198,6 +201,7 @@ def _place(state: EnrolledState) -> dict[str, Any]:
         "netns": reference.path or f"pid {reference.process.pid if reference.process else '-'}",
         "pid": state.run.owner.pid if state.run else None,
         "host_link": state.run.host_link if state.run else None,
+        "pod_uid": state.pod_uid,
     }
 
 

@@ -11,6 +11,7 @@ from interceptor.errors import InvalidInput, KernelError
 from interceptor.kernel import sockets
 from interceptor.proxy.connections import HandshakeLimit, LiveConnections
 from interceptor.proxy.context import Limits, WorkloadContext
+from interceptor.proxy.route import as_it_is
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 
     from interceptor.agent.records import Records
     from interceptor.config import Config
+    from interceptor.enrolment.departed import Departed
     from interceptor.enrolment.registry import Registry
     from interceptor.kernel.capture import Capture
     from interceptor.kernel.netns import NetworkNamespace
     from interceptor.policy.policy_set import PolicySet
+    from interceptor.proxy.route import Locate
     from interceptor.transport.tls import TlsContexts
     from interceptor.workload import Endpoint, Workload
 
@@ -36,7 +39,9 @@ class Shared:
     records: Records
     policy: Snapshot[PolicySet]
     registry: Snapshot[Registry]
+    departed: Departed
     now: Callable[[], datetime]
+    locate: Locate = as_it_is
 
 
 def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared) -> WorkloadContext:
@@ -59,9 +64,10 @@ def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared
     limits = shared.config.limits
     tls: Snapshot[TlsContexts | None] = Snapshot(None)
     return WorkloadContext(
-        workload=workload,
+        subject=Snapshot(workload),
         policy=shared.policy,
         registry=shared.registry,
+        departed=shared.departed,
         tls=tls,
         live=LiveConnections(workload.key, limits.connections_per_workload, shared.records),
         handshakes=HandshakeLimit(limits.pending_handshakes),
@@ -77,6 +83,7 @@ def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared
         open_transparent_socket=open_transparent_socket,
         original_destination=original_destination,
         now=shared.now,
+        locate=shared.locate,
     )
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor.authority.outlook import intermediate_outlook
 from interceptor.authority.refusal import Code, Refused
-from interceptor.errors import InterceptorError
+from interceptor.errors import InterceptorError, utc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from interceptor.authority.documents import RegistryDocument
     from interceptor.authority.node_record import NodeRecord
+    from interceptor.authority.rotation import RotationState
     from interceptor.authority_store import AuthorityStore
     from interceptor.identity.authority import Authority
     from interceptor.identity.trust_bundle import TrustBundles
@@ -44,6 +46,7 @@ class View:
     nodes: Mapping[str, NodeRecord]
     registry: RegistryDocument
     registry_json: bytes
+    rotation: RotationState
 
 
 def read_view(store: AuthorityStore, now: datetime) -> View:
@@ -60,6 +63,7 @@ def read_view(store: AuthorityStore, now: datetime) -> View:
         {record.name: record for record in store.nodes()},
         registry,
         registry.to_json(),
+        store.head().rotation,
     )
 
 
@@ -76,14 +80,20 @@ class Views:
         self._changed = trio.Event()
         self._failing = False
         self._reading = trio.Lock()
+        self._told = ""
+        self._tell()
 
     def current(self) -> View:
         """The view in force; Refused when the store has not been readable for too long."""
-        if self._seen_at is not None and trio.current_time() - self._seen_at > STALE_SECONDS:
+        if self.unread_seconds() > STALE_SECONDS:
             raise Refused(
                 Code.AUTHORITY_UNAVAILABLE, "the authority cannot read its database: see its log there"
             )
         return self.last
+
+    def unread_seconds(self) -> float:
+        """How long ago the store could last be read."""
+        return 0.0 if self._seen_at is None else trio.current_time() - self._seen_at
 
     async def run(self) -> None:
         """Look for changes until cancelled."""
@@ -116,8 +126,21 @@ class Views:
             return
         self.last = await trio.to_thread.run_sync(read_view, self._store, self._now())
         self._read_at = trio.current_time()
+        self._tell()
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+
+    def _tell(self) -> None:
+        """Say in the log, once each time it gets worse, that the intermediate is to be renewed."""
+        outlook = intermediate_outlook(self.last.issuer, self._now())
+        if outlook.state != self._told and outlook.remedy:
+            log.warning(
+                "the intermediate certificate is %s, until %s: %s",
+                outlook.state,
+                utc(self.last.issuer.not_after),
+                outlook.remedy,
+            )
+        self._told = outlook.state
 
     async def wait_until(self, wanted: Callable[[View], bool], seconds: float) -> View | None:
         """The first view that is wanted, None when none was within the time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from interceptor.authority_store.issuers import Issuers
@@ -12,7 +13,6 @@ from interceptor.errors import InterceptorError
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from interceptor.authority.documents import RegistryDocument
     from interceptor.authority_store.database import Database
@@ -35,6 +35,7 @@ class StoreBase:
     def __init__(self, directory: Path, database: Database, passphrase: bytes | None) -> None:
         """Discard what was never finished; raises StateError."""
         self.directory = directory
+        self.place = str(directory)  # for people; a copy's is not where the authority is
         self.database = database
         self.renewal_error: str | None = None
         with database.writing() as connection:
@@ -59,6 +60,18 @@ class StoreBase:
         with self.database.reading() as connection:
             return read_head(connection)
 
+    def audit_path(self) -> Path | None:
+        """Where the service writes its audit, None for the usual file in the directory."""
+        with self.database.reading() as connection:
+            (path,) = connection.execute("SELECT audit FROM authority").fetchone()
+        return None if path is None else Path(path)
+
+    def keep_audit_path(self, path: Path | None) -> None:
+        """Say where it is from now on, so that commands write there too; StateError when that cannot be kept."""
+        if path != self.audit_path():  # an authority can be served on a full disk
+            with self.database.writing() as connection:
+                connection.execute("UPDATE authority SET audit = ?", (None if path is None else str(path),))
+
     def issuer(self, now: datetime) -> Authority:
         """Whoever issues now, renewed in time.
 
@@ -79,6 +92,11 @@ class StoreBase:
             self._issuing = replace(issuing, looked_at=now)
             self.renewal_error = str(error)
             return issuing.issuer
+
+    def issuer_as_it_is(self) -> Authority:
+        """Whoever issues now, also one that is to be renewed or has ended: for those who only look."""
+        with self.database.writing() as connection:  # nobody moves its files meanwhile; nothing is written
+            return self.issuers.look(read_head(connection).rotation.active)
 
     def trust_document(self) -> TrustDocument:
         """What every node is to believe now."""

@@ -56,7 +56,8 @@ def read_config(path: Path | None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"cannot read {path}: {reason}") from error
-    return parse_config(text, path.name if not explicit else str(path), node=node)
+    name = path.name if not explicit else str(path)
+    return parse_config(text, name, node=node, environment=os.environ)
 
 
 def require_root(what: str) -> None:

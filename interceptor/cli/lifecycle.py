@@ -26,6 +26,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 MAX_TOKEN_CHARACTERS = 20 * 1024  # those of pods are long
 START_SECONDS = 300.0  # compiling alone takes a minute on an emulated processor that others use too
+TELL_SECONDS = 5.0  # who waits for longer is told what for
 DOWN_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LOG_LINE = re.compile(
@@ -131,17 +132,20 @@ def agent(
     \b
     It ends on SIGTERM or SIGINT; enrolled workloads stay captured then, and their
     connections are refused until an agent is back ('interceptor down' ends that).
-    Its log goes to standard error.
+    In a cluster it withdraws everything when its DaemonSet or namespace is being
+    removed. Its log goes to standard error.
 
     \b
     Examples:
       sudo interceptor agent --config /etc/interceptor/config.yaml
     """
     from interceptor.agent.main import run_agent
+    from interceptor.agent.teardown import tear_down
 
     session = session if config_path is None else Session(config_path)
     token = _token(session, join_token, join_token_file)
-    run_agent(session.config, session.progress, token=token)
+    if run_agent(session.config, session.progress, token=token):
+        tear_down(session.config, keep_state=False, progress=session.progress)
 
 
 def _token(session: Session, text: str | None, file: TextIO | None) -> str | None:
@@ -192,7 +196,7 @@ def _wait_until_ready(
     session: Session, process: subprocess.Popen[bytes], log_path: Path, position: int
 ) -> dict[str, Any]:
     deadline = time.monotonic() + START_SECONDS
-    reported, status = 0, None
+    reported, status, waits_since, told = 0, None, time.monotonic(), ""
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
         lines = _lines_for_people(log_path, position)
@@ -205,6 +209,12 @@ def _wait_until_ready(
         status = _status(session)
         if status is not None and status["ready"]:
             return status
+        if time.monotonic() - waits_since > TELL_SECONDS and (waiting := _what_it_waits_for(status)) not in (
+            "",
+            told,
+        ):
+            session.progress(f"  not ready yet{waiting}")
+            waits_since, told = time.monotonic(), waiting
         time.sleep(_POLL_SECONDS)
     raise AgentError(
         f"the agent runs and is not ready after {START_SECONDS:g} s{_what_it_waits_for(status)}: see {log_path}"

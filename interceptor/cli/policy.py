@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.admin import AnsweredError
+from interceptor.agent.clock import wall_clock
+from interceptor.agent.policy_keeper import mesh_of
 from interceptor.agent.policy_requests import read_policy_file
 from interceptor.cli.context import pass_session, require_root
 from interceptor.cli.output import coloured, output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import AgentError, PolicyError
+from interceptor.policy.lint import warnings
 from interceptor.policy.parse import parse_policies
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def policies(session: Session, output: str) -> None:
     The documents are Istio's PeerAuthentication and AuthorizationPolicy, and
     LegacyException and EgressPolicy (see the README), in paths.policies (by default
     /etc/interceptor/policies). A change of the files is in force within a second.
-    WORKLOADS counts whom a document selects, USED how often an exception was used.
+    WORKLOADS counts whom a document selects, USED how often an exception was used
+    since the agent was started.
 
     \b
     Examples:
@@ -108,6 +112,8 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     except AnsweredError:
         raise  # together with the files that are there, they are not
     except AgentError as error:
+        for warning in warnings(documents, session.config.policy.root_namespace, wall_clock(), None):
+            click.echo(f"{coloured('warning')}: {warning}")
         click.echo(f"{len(documents)} documents are valid; nobody was asked whom they select: {error}")
         return
     for warning in answer["warnings"]:
@@ -124,8 +130,8 @@ def simulate(session: Session, files: tuple[Path, ...], output: str) -> None:
 
     \b
     Files of the same name are replaced, the others stay as they are. Asked about are the
-    connections that are open, the last thousand that ended, and who came in plaintext
-    within the last hour.
+    connections that are open, and those of the last hour, also if the agent was restarted
+    meanwhile; if they were too many to be remembered, that is said.
 
     \b
     Examples:
@@ -139,6 +145,11 @@ def simulate(session: Session, files: tuple[Path, ...], output: str) -> None:
         return
     nothing = f"no verdict would change, of {answer['connections']} connections"
     print_table(CHANGES, answer["changes"], nothing)
+    if answer["not_remembered_before"]:
+        click.echo(
+            f"{coloured('warning')}: so many different connections were made that those before "
+            f"{answer['not_remembered_before']} are not remembered, and were not asked about"
+        )
 
 
 @policy.command()
@@ -173,7 +184,7 @@ def _parsed(session: Session, files: tuple[Path, ...]) -> tuple[Document, ...]:
     """The documents of the files; what is wrong is told of each file under the name by which it was given."""
     texts = [(str(path), read_policy_file(path)) for path in files]
     try:
-        return parse_policies(texts, session.config.policy.root_namespace)
+        return parse_policies(texts, mesh_of(session.config))
     except PolicyError as error:
         for problem in error.problems[1:]:
             click.echo(f"interceptor: {problem}", err=True)

@@ -85,8 +85,8 @@ def _nothing(_object: object) -> Iterable[Hashable]:
     return ()
 
 
-def _addresses_of_pod(each: Pod) -> Iterable[Hashable]:
-    return each.own_addresses
+def _places_of_pod(each: Pod) -> Iterable[Hashable]:
+    return each.own_addresses if each.node is None else (*each.own_addresses, each.node)
 
 
 def _addresses_of_service(each: Service) -> Iterable[Hashable]:
@@ -102,7 +102,7 @@ class Cluster:
     """An immutable snapshot of all kinds; start with `Cluster()`."""
 
     namespaces: Table[Namespace] = field(default_factory=lambda: Table(_nothing))
-    pods: Table[Pod] = field(default_factory=lambda: Table(_addresses_of_pod))
+    pods: Table[Pod] = field(default_factory=lambda: Table(_places_of_pod))
     services: Table[Service] = field(default_factory=lambda: Table(_addresses_of_service))
     endpoint_slices: Table[EndpointSlice] = field(default_factory=lambda: Table(_service_of_slice))
     peer_authentications: Table[PolicyObject] = field(default_factory=lambda: Table(_nothing))
@@ -127,6 +127,10 @@ class Cluster:
         staying = [each for each in found if not each.is_deleting]
         candidates = staying or found
         return candidates[0] if len(candidates) == 1 else None
+
+    def pods_on(self, node: str) -> tuple[Pod, ...]:
+        """The pods that are scheduled on a node, by name."""
+        return self.pods.find(node)
 
     def service_at(self, address: IPAddress) -> Service | None:
         """The service of this address.

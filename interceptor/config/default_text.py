@@ -29,8 +29,9 @@ bridge:
   ipv6: fd15:8::1/64
 
 authority:
-  # Where 'interceptor ca serve' listens, for a mesh of several hosts; the agent joins it with a token ('interceptor up
-  # --join-token-file'). Left out, the agent keeps an authority of its own, for this host alone.
+  # Where 'interceptor ca serve' listens, for a mesh of several hosts: an address, or a name (ca.example.org:15012). The
+  # agent joins it with a token ('interceptor up --join-token-file'). Left out, it keeps an authority of its own, for
+  # this host alone.
   #address: 192.0.2.1:15012
 
 certificates:
@@ -73,6 +74,21 @@ limits:
   #connectionMaxAge: 12h
   # The file of records is rotated at this size; one rotated file is kept.
   recordsBytes: 16777216
+
+kubernetes:
+  # With any of these keys the host is a node of a cluster: its workloads are the pods that the API shows on it, in
+  # namespaces with the label interceptor.io/mesh=enabled. Then mesh.cidrs must be set, to the networks of all pods and
+  # services. 'node' is $NODE_NAME when left out, and authority.address that of the service interceptor-authority, by
+  # $INTERCEPTOR_AUTHORITY_SERVICE_HOST and _PORT.
+  # The pod's token for the audience interceptor-ca, and the SHA-256 of the authority's root: with both it joins.
+  #joinTokenFile: /var/run/secrets/interceptor/token
+  #rootFile: /etc/interceptor-root/root.sha256
+  # The API server, a token to show it and the CA of its certificate; as in a pod when left out.
+  #server: https://10.96.0.1:443
+  #tokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token
+  #caFile: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+  # The cgroup of all pods; kubepods.slice or kubepods below the root of cgroup v2 when left out.
+  #podsCgroup: /sys/fs/cgroup/kubepods.slice
 
 metrics:
   # Where Prometheus scrapes. It shows names of workloads, so keep it on loopback or behind a firewall.

@@ -8,6 +8,7 @@ from typing import Final
 
 import yaml
 
+from interceptor.authority.address import AuthorityAddress
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.policy.documents import ROOT_NAMESPACE
 from interceptor.policy.peer_authentication import MtlsMode
@@ -88,6 +89,22 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KubernetesConfig:
+    """A node of a cluster, whose pods are the workloads.
+
+    Without `server` the API is asked as every pod does; without `pods_cgroup` it is looked for below the root of cgroup
+    v2. The two files together make the token with which the node joins its authority.
+    """
+
+    join_token_file: Path = Path("/var/run/secrets/interceptor/token")
+    root_file: Path = Path("/etc/interceptor-root/root.sha256")
+    server: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    pods_cgroup: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set; `node` has no default, since only the caller knows the host's name."""
 
@@ -102,7 +119,8 @@ class Config:
     records: RecordsConfig = field(default_factory=RecordsConfig)
     metrics_address: Endpoint = _METRICS_ADDRESS
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    authority_address: Endpoint | None = None  # None: the authority is embedded in this agent
+    authority_address: AuthorityAddress | None = None  # None: the authority is embedded in this agent
+    kubernetes: KubernetesConfig | None = None  # None: this host is no node of a cluster
 
     def to_yaml(self) -> str:
         """Every setting with its value in force; `parse_config` of the text gives an equal Config."""
@@ -149,9 +167,21 @@ class Config:
                     "rootNamespace": self.policy.root_namespace,
                     "addressMismatch": self.policy.address_mismatch.value,
                 },
+                **({"kubernetes": _shown_cluster(self.kubernetes)} if self.kubernetes else {}),
             },
             sort_keys=False,
         )
+
+
+def _shown_cluster(cluster: KubernetesConfig) -> dict[str, str | None]:
+    return {
+        "joinTokenFile": str(cluster.join_token_file),
+        "rootFile": str(cluster.root_file),
+        "server": cluster.server,
+        "tokenFile": str(cluster.token_file) if cluster.token_file else None,
+        "caFile": str(cluster.ca_file) if cluster.ca_file else None,
+        "podsCgroup": str(cluster.pods_cgroup) if cluster.pods_cgroup else None,
+    }
 
 
 def _duration(value: timedelta) -> str:

@@ -1,10 +1,12 @@
 """The text of config.yaml to a `Config`: which key has which form, and what must hold between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TypeVar
 
 from interceptor.config.document import Document, Items, KeyPath, Scalar, read_document
@@ -13,6 +15,7 @@ from interceptor.config.model import (
     BridgeConfig,
     CertificatesConfig,
     Config,
+    KubernetesConfig,
     LimitsConfig,
     PathsConfig,
     PolicyConfig,
@@ -20,6 +23,7 @@ from interceptor.config.model import (
 )
 from interceptor.config.values import (
     parse_address_check,
+    parse_authority_address,
     parse_bridge_ipv4,
     parse_bridge_ipv6,
     parse_count,
@@ -44,13 +48,20 @@ MAX_MESH_CIDRS = (
 T = TypeVar("T")
 
 
-def parse_config(text: str, name: str, *, node: str) -> Config:
+NODE_VARIABLE = "NODE_NAME"
+AUTHORITY_VARIABLES = ("INTERCEPTOR_AUTHORITY_SERVICE_HOST", "INTERCEPTOR_AUTHORITY_SERVICE_PORT")
+
+
+def parse_config(
+    text: str, name: str, *, node: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Config:
     """The text of a config file to a Config; what it does not set has the default, and `node` is that of the node.
 
-    `name` is the file's name as messages shall show it. Raises ConfigError with file, line, key and remedy for
+    In a cluster the environment says where the authority is and what the node is called: both are known only when the
+    pod starts. `name` is the file's name as messages shall show it. Raises ConfigError with file, line, key and remedy for
     whatever is not exactly a valid config: a setting that is mistyped must not silently be the default.
     """
-    return _Reader(read_document(text, name), name).config(node)
+    return _Reader(read_document(text, name), name).config(node, environment)
 
 
 class _Reader:
@@ -61,8 +72,11 @@ class _Reader:
         self._name = name
         self._known: list[KeyPath] = []
 
-    def config(self, node: str) -> Config:
+    def config(self, node: str, environment: Mapping[str, str]) -> Config:
         """All settings, checked each and together; the first thing that is wrong is raised."""
+        kubernetes = self._kubernetes()
+        if kubernetes is not None:
+            node = environment.get(NODE_VARIABLE) or node
         defaults = Config(node=node)
         paths = self._paths(defaults.paths)
         config = Config(
@@ -77,13 +91,31 @@ class _Reader:
             records=self._records(paths),
             policy=self._policy(defaults.policy),
             metrics_address=self._get("metrics.address", parse_listen_address, defaults.metrics_address),
-            authority_address=self._get_or_none("authority.address", parse_listen_address),
+            authority_address=self._get_or_none("authority.address", parse_authority_address),
+            kubernetes=kubernetes,
         )
         self._refuse_unknown_keys()
+        if kubernetes is not None:
+            config = self._check_cluster(config, environment)
         self._check_node(config)
         self._check_authority(config)
-        self._check_bridge(config)
+        if kubernetes is None:  # else there is no bridge
+            self._check_bridge(config)
         return config
+
+    def _kubernetes(self) -> KubernetesConfig | None:
+        """The section, None when it is not there."""
+        is_there = any(path[0] == "kubernetes" and len(path) > 1 for path in self._document)
+        default = KubernetesConfig()
+        section = KubernetesConfig(
+            join_token_file=self._get("kubernetes.joinTokenFile", parse_path, default.join_token_file),
+            root_file=self._get("kubernetes.rootFile", parse_path, default.root_file),
+            server=self._get_or_none("kubernetes.server", str),
+            token_file=self._get_or_none("kubernetes.tokenFile", parse_path),
+            ca_file=self._get_or_none("kubernetes.caFile", parse_path),
+            pods_cgroup=self._get_or_none("kubernetes.podsCgroup", parse_path),
+        )
+        return section if is_there else None
 
     def _mesh_cidrs(self, default: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
         key = "mesh.cidrs"
@@ -182,6 +214,26 @@ class _Reader:
                 validate_node_name(config.node)
             except InvalidInput as error:
                 raise ConfigError(f"{self._name}: to join authority.address, {error}; set 'node'") from None
+
+    def _check_cluster(self, config: Config, environment: Mapping[str, str]) -> Config:
+        """In a cluster addresses are the cluster's, and so is the authority."""
+        if self._document.get(("mesh", "cidrs")) is None:
+            raise ConfigError(
+                f"{self._name}: mesh.cidrs: in a cluster it has no default, give the networks of all pods and of services"
+            )
+        if config.authority_address is not None:
+            return config
+        host, port = (environment.get(variable, "") for variable in AUTHORITY_VARIABLES)
+        if not host:
+            raise ConfigError(
+                f"{self._name}: authority.address: in a cluster there must be one, and {AUTHORITY_VARIABLES[0]} is not set: "
+                "give it, or make the service interceptor-authority before this pod starts"
+            )
+        try:
+            address = parse_listen_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except InvalidInput as error:
+            raise ConfigError(f"{self._name}: {' and '.join(AUTHORITY_VARIABLES)}: {error}") from None
+        return replace(config, authority_address=address)
 
     def _check_bridge(self, config: Config) -> None:
         """The bridge's networks must be captured: between workloads on them, plaintext would pass otherwise."""

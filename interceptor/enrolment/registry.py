@@ -1,10 +1,11 @@
 """The enrolled workloads: an immutable snapshot, so that readers never see half a change."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Self
 
+from interceptor.enrolment.others import Others, ReportedWorkloads
 from interceptor.errors import EnrolmentError, InvalidInput, quoted
 from interceptor.workload import IPAddress, Workload, WorkloadKey, normalised_address, parse_address
 
@@ -24,25 +25,7 @@ class Registry:
 
     _by_key: Mapping[WorkloadKey, Workload]
     _by_address: Mapping[IPAddress, Workload]  # without link-local addresses
-    _remote: tuple[Workload, ...] = ()
-    _remote_by_key: Mapping[WorkloadKey, Workload] = field(init=False, compare=False)
-    _remote_by_address: Mapping[IPAddress, Workload] = field(init=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Find out what of the other nodes' workloads can be seen beside our own."""
-        by_key: dict[WorkloadKey, Workload] = {}
-        by_address: dict[IPAddress, Workload] = {}
-        for workload in self._remote:
-            addresses = tuple(
-                a for a in workload.addresses if a not in self._by_address and not a.is_link_local
-            )
-            seen = workload if addresses == workload.addresses else replace(workload, addresses=addresses)
-            for address in addresses:
-                by_address.setdefault(address, seen)
-            if addresses and seen.key not in self._by_key and seen.name not in RESERVED_NAMES:
-                by_key.setdefault(seen.key, seen)
-        object.__setattr__(self, "_remote_by_key", MappingProxyType(by_key))
-        object.__setattr__(self, "_remote_by_address", MappingProxyType(by_address))
+    _others: Others = field(default_factory=ReportedWorkloads)
 
     @classmethod
     def empty(cls) -> Self:
@@ -52,7 +35,9 @@ class Registry:
     @property
     def workloads(self) -> tuple[Workload, ...]:
         """All workloads, also of other nodes, sorted by namespace and name."""
-        everyone = {**self._remote_by_key, **self._by_key}
+        named = filter(self._is_free_name, self._others.everyone())
+        others = (self._beside_ours(workload) for workload in named)
+        everyone = {**{each.key: each for each in others if each is not None}, **self._by_key}
         return tuple(everyone[key] for key in sorted(everyone))
 
     @property
@@ -61,18 +46,20 @@ class Registry:
         return tuple(self._by_key[key] for key in sorted(self._by_key))
 
     def __len__(self) -> int:
-        return len(self._by_key) + len(self._remote_by_key)
+        return len(self.workloads)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._by_key or key in self._remote_by_key
+    def __contains__(self, key: WorkloadKey) -> bool:
+        return self.get(key) is not None
 
     def get(self, key: WorkloadKey) -> Workload | None:
         """The workload of that key, or None."""
-        return self._by_key.get(key) or self._remote_by_key.get(key)
+        other = self._others.get(key)
+        return self._by_key.get(key) or (self._beside_ours(other) if self._is_free_name(other) else None)
 
     def is_remote(self, address: IPAddress) -> bool:
         """Whether a workload of another node has this address."""
-        return normalised_address(address) in self._remote_by_address
+        address = normalised_address(address)
+        return address not in self._by_address and self._others.by_address(address) is not None
 
     def by_address(self, address: IPAddress) -> Workload | None:
         """The workload that has this address, or None; a link-local address counts only when one workload has it."""
@@ -80,7 +67,15 @@ class Registry:
         if address.is_link_local:
             holders = [workload for workload in self._by_key.values() if address in workload.addresses]
             return holders[0] if len(holders) == 1 else None
-        return self._by_address.get(address) or self._remote_by_address.get(address)
+        return self._by_address.get(address) or self._beside_ours(self._others.by_address(address))
+
+    def without_address_in(self, after: "Registry") -> Iterator[tuple[IPAddress, Workload]]:
+        """The addresses that a workload has here, and in a later registry nobody or one with another identity."""
+        for held in (self._others.holdings(), self._by_address.items()):
+            for address, workload in held:
+                later = after.by_address(address)
+                if later is None or later.identity != workload.identity:
+                    yield address, workload
 
     def find(self, text: str) -> Workload:
         """The workload that a person means by `name`, `namespace/name` or an address.
@@ -118,7 +113,7 @@ class Registry:
         return Registry(
             MappingProxyType({**self._by_key, workload.key: workload}),
             MappingProxyType(by_address),
-            self._remote,
+            self._others,
         )
 
     def without(self, key: WorkloadKey) -> "Registry":
@@ -130,15 +125,16 @@ class Registry:
             MappingProxyType(
                 {a: workload for a, workload in self._by_address.items() if workload.key != key}
             ),
-            self._remote,
+            self._others,
         )
 
-    def with_remote(self, workloads: Iterable[Workload]) -> "Registry":
-        """A registry with these workloads of other nodes, in place of those that it had.
+    def with_others(self, others: Others) -> "Registry":
+        """A registry with these workloads of other nodes, in place of those that it had."""
+        return Registry(self._by_key, self._by_address, others)
 
-        Where two of them claim one name or address, it is the first one's.
-        """
-        return Registry(self._by_key, self._by_address, tuple(workloads))
+    def with_remote(self, workloads: Iterable[Workload]) -> "Registry":
+        """The same with a list of them; where two of them claim one name or address, it is the first one's."""
+        return self.with_others(ReportedWorkloads(workloads))
 
     def hosts_file(self, namespace: str, header: str) -> str:
         """The /etc/hosts of a workload in `namespace`: `header`, then a line for each address of each workload.
@@ -152,6 +148,18 @@ class Registry:
             names = f"{workload.name} {qualified}" if workload.namespace == namespace else qualified
             lines += [f"{address} {names}" for address in workload.addresses if not address.is_link_local]
         return "".join(f"{line}\n" for line in lines)
+
+    def _is_free_name(self, other: Workload | None) -> bool:
+        return other is not None and other.key not in self._by_key and other.name not in RESERVED_NAMES
+
+    def _beside_ours(self, other: Workload | None) -> Workload | None:
+        """A workload of another node with those of its addresses that are not our own workloads'; None without any."""
+        if other is None:
+            return None
+        addresses = tuple(a for a in other.addresses if a not in self._by_address and not a.is_link_local)
+        if addresses == other.addresses:
+            return other
+        return replace(other, addresses=addresses) if addresses else None
 
     def _matching(self, text: str) -> list[Workload]:
         if "/" in text:

@@ -14,13 +14,15 @@ NO_TIME = math.inf
 class OutboundAttempt:
     """A captured connect: who, where to, and whose address that is (None: nobody's that the registry knows).
 
-    `at` is the time in Unix seconds.
+    `at` is the time in Unix seconds. `is_outside` says that it is certain that nobody of the mesh is at the address: a
+    cluster's API shows who is there instead.
     """
 
     source: Workload
     destination: Endpoint
     destination_workload: Workload | None
     at: float = NO_TIME
+    is_outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

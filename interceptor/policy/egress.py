@@ -84,9 +84,8 @@ def plaintext_consent(
     DISABLE, or when the document that wants plaintext is of its own namespace: a document of another namespace must
     not make this workload send what it has in plaintext.
     """
-    for policy in policies:
-        if _contains(policy.refuse_plaintext, facts):
-            return False, f"{policy.head.name} refuses plaintext to {facts.destination.address}"
+    if refusal := refusal_of_plaintext(policies, facts):
+        return False, refusal
     for policy in policies:
         if _contains(policy.accept_plaintext, facts):
             return True, f"{policy.head.name} accepts plaintext to {facts.destination.address}"
@@ -96,6 +95,14 @@ def plaintext_consent(
     if mode.given_by.namespace == source.namespace:
         return True, f"{mode.given_by} is of the source's own namespace"
     return False, f"{mode.given_by} wants plaintext and is of another namespace than {source.key}"
+
+
+def refusal_of_plaintext(policies: list[EgressPolicy], facts: Facts) -> str:
+    """Which of the source's policies refuses plaintext there, in a sentence; empty when none does."""
+    for policy in policies:
+        if _contains(policy.refuse_plaintext, facts):
+            return f"{policy.head.name} refuses plaintext to {facts.destination.address}"
+    return ""
 
 
 def _contains(blocks: tuple[Pattern, ...], facts: Facts) -> bool:

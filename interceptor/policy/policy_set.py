@@ -1,11 +1,12 @@
 """The immutable policy in force, and the two questions that the proxy asks of it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
 
+from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.authorization import Authorization, Outcome
 from interceptor.policy.documents import (
@@ -18,10 +19,11 @@ from interceptor.policy.documents import (
     PeerAuthentication,
     PolicyName,
 )
-from interceptor.policy.egress import Egress, Exceptions, allowed_by, plaintext_consent
+from interceptor.policy.egress import Egress, Exceptions, allowed_by, plaintext_consent, refusal_of_plaintext
 from interceptor.policy.matching import Facts
 from interceptor.policy.modes import ModeDecision, Modes
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.scope import selects
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport, Verdict
 from interceptor.workload import Direction, Endpoint, Workload
 
@@ -61,13 +63,14 @@ class PolicySet:
     authorization: Authorization = field(init=False, compare=False, repr=False)
     exceptions: Exceptions = field(init=False, compare=False, repr=False)
     egress: Egress = field(init=False, compare=False, repr=False)
-    names: frozenset[PolicyName] = field(init=False, compare=False, repr=False)
+    by_name: Mapping[PolicyName, Document] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Index the documents, whose order means nothing; raises ValueError when a name is there twice."""
-        documents = tuple(sorted(self.documents, key=lambda document: document.head.name))
-        names = Counter(document.head.name for document in documents)
-        if len(names) != len(documents):
+        documents = tuple(sorted(self.documents, key=_in_order))
+        by_name = {document.head.name: document for document in documents}
+        if len(by_name) != len(documents):
+            names = Counter(document.head.name for document in documents)
             raise ValueError(f"{names.most_common(1)[0][0]} is there twice")
         root = self.root_namespace
         for name, value in (
@@ -76,7 +79,7 @@ class PolicySet:
             ("authorization", Authorization.of(_of_type(documents, AuthorizationPolicy), root)),
             ("exceptions", Exceptions.of(_of_type(documents, LegacyException), root)),
             ("egress", Egress.of(_of_type(documents, EgressPolicy), root)),
-            ("names", frozenset(names)),
+            ("by_name", by_name),
         ):
             object.__setattr__(self, name, value)
 
@@ -85,7 +88,8 @@ class PolicySet:
 
         A destination that the registry does not know is denied in every mode: it lies inside the mesh's CIDRs, and
         plaintext to what may turn out to be an enrolled workload is the leak that this program exists to prevent. Only
-        a LegacyException that names the address lets plaintext out to it.
+        a LegacyException that names the address lets plaintext out to it. One of which a cluster's API says that it is
+        not in the mesh is reached in plaintext, unless the source's own side refuses that.
         """
         source, destination = attempt.source, attempt.destination
         if (denial := refuse_destination(destination) or self.refuse_pending(source)) is not None:
@@ -103,11 +107,11 @@ class PolicySet:
     def _outbound_transport(self, attempt: OutboundAttempt, facts: Facts) -> Permit | Denial:
         """How it would travel; a denial when the only way is plaintext that this side has not agreed to."""
         source, target = attempt.source, attempt.destination_workload
-        exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
         if target is None:
+            exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
             if exception is not None:
                 return Permit(Transport.PLAINTEXT, exception=str(exception))
-            return unknown_destination(attempt)
+            return to_nobody_of_ours(attempt, self.egress.applicable(source), facts)
         mode = self.modes.at(target, attempt.destination.port)
         if mode.mode is not MtlsMode.DISABLE:
             return Permit(Transport.MUTUAL_TLS)
@@ -116,6 +120,7 @@ class PolicySet:
         )
         if agreed:
             return Permit(Transport.PLAINTEXT)
+        exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
         if exception is not None:
             return Permit(Transport.PLAINTEXT, exception=str(exception))
         return plaintext_egress_refused(why, mode)
@@ -137,7 +142,11 @@ class PolicySet:
         outcome = self.authorization.decide(workload, facts)
         if outcome.permitted:
             return Permit(
-                transport.transport, _text(outcome.by), transport.exception, mismatch, outcome.dry_run
+                transport.transport,
+                _text(outcome.by),
+                transport.exception,
+                mismatch or address_unknown(attempt),
+                outcome.dry_run,
             )
         return authorization_denial(attempt, outcome)
 
@@ -162,9 +171,19 @@ class PolicySet:
         if required is None:
             return None
         name = PolicyName(workload.namespace, required, Kind.AUTHORIZATION_POLICY)
-        if name in self.names:
+        lacking = _lacking(self.by_name.get(name), workload)
+        if not lacking:
             return None
-        return Denial(Reason.POLICY_PENDING, f"{workload.key} requires {name}, which is not there", str(name))
+        return Denial(Reason.POLICY_PENDING, f"{workload.key} requires {name}, which {lacking}", str(name))
+
+
+def _lacking(required: Document | None, workload: Workload) -> str:
+    """Why a policy decides nothing for a workload that must not be without it; empty when it does."""
+    if not isinstance(required, AuthorizationPolicy):
+        return "is not there"
+    if required.dry_run:
+        return "is in dry run only"
+    return "" if selects(required, workload.labels) else "does not select it"
 
 
 def refuse_destination(destination: Endpoint) -> Denial | None:
@@ -186,6 +205,17 @@ def reserved_port(destination: Endpoint) -> Denial:
 def unknown_destination(attempt: OutboundAttempt) -> Denial:
     """The denial of an address that is nobody's."""
     return Denial(Reason.UNKNOWN_DESTINATION, f"no workload has the address {attempt.destination.address}")
+
+
+def to_nobody_of_ours(
+    attempt: OutboundAttempt, policies: list[EgressPolicy], facts: Facts
+) -> Permit | Denial:
+    """What becomes of a connection to an address that no workload has; `policies` are those of the source."""
+    if not attempt.is_outside:
+        return unknown_destination(attempt)
+    if refusal := refusal_of_plaintext(policies, facts):
+        return Denial(Reason.PLAINTEXT_EGRESS_REFUSED, refusal)
+    return Permit(Transport.PLAINTEXT)
 
 
 def plaintext_egress_refused(why: str, mode: ModeDecision) -> Denial:
@@ -237,11 +267,30 @@ def outbound_facts(attempt: OutboundAttempt) -> Facts:
 
 
 def address_mismatch(attempt: InboundAttempt) -> str:
-    """What is wrong with the address that an identity came from; empty when the registry has no objection."""
+    """What is wrong with the address that an identity came from; empty when the registry has no objection.
+
+    Of our own trust domain the registry knows everyone, so whom it does not know at that address is not there. Of other
+    trust domains it knows nobody (see `address_unknown`), but none of them has the address of one of our workloads.
+    """
     holder, identity = attempt.address_holder, attempt.source_identity
-    if identity is None or holder is None or holder.identity == identity:
+    if identity is None or (holder is not None and holder.identity == identity):
         return ""
-    return f"{identity} came from {attempt.source_address}, which belongs to {holder.key} ({holder.identity})"
+    came = f"{identity} came from {attempt.source_address}"
+    if holder is not None:
+        return f"{came}, which belongs to {holder.key} ({holder.identity})"
+    return "" if _is_foreign(attempt, identity) else f"{came}, which no workload is known to have"
+
+
+def address_unknown(attempt: InboundAttempt) -> str:
+    """A note on an identity that cannot be held against its address; empty when it can."""
+    identity = attempt.source_identity
+    if identity is None or attempt.address_holder is not None or not _is_foreign(attempt, identity):
+        return ""
+    return f"{identity} is of another trust domain, whose addresses are not known here"
+
+
+def _is_foreign(attempt: InboundAttempt, identity: SpiffeId) -> bool:
+    return identity.trust_domain != attempt.destination_workload.identity.trust_domain
 
 
 def peer(attempt: InboundAttempt) -> str:
@@ -253,6 +302,12 @@ def peer(attempt: InboundAttempt) -> str:
 
 def _of_type(documents: Iterable[Document], wanted: type[D]) -> tuple[D, ...]:
     return tuple(document for document in documents if isinstance(document, wanted))
+
+
+def _in_order(document: Document) -> tuple[str, str, str]:
+    """As names are ordered; a tuple is compared several times as fast."""
+    name = document.head.name
+    return name.namespace, name.name, name.kind
 
 
 def _text(name: PolicyName | None) -> str:

@@ -14,6 +14,7 @@ from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProt
 from interceptor.proxy import dial
 from interceptor.proxy.context import Refusal, permit_to_itself, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
+from interceptor.proxy.route import Way
 from interceptor.transport.sockets import tune
 from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
 from interceptor.transport.tls import RECORD_BYTES, TlsStream
@@ -51,6 +52,7 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             if destination is None:
                 raise Refusal(Reason.NO_ORIGINAL_DESTINATION)
             record.destination = destination
+            destination = await _locate(destination, context, record)
             permit = require_permit(await _decide(destination, context, record), record)
             workload = record.destination_workload
             stream, first_bytes = await _open(permit, destination, workload, context, record, cleanup)
@@ -63,12 +65,33 @@ async def handle(application: socket.socket, context: WorkloadContext) -> None:
             record.closed_by, record.close_kind = relay.closed_by, relay.close_kind
 
 
+async def _locate(destination: Endpoint, context: WorkloadContext, record: ConnectionRecord) -> Endpoint:
+    """Where it leads; for a service, to whom. Waits a bounded time for somebody to serve it."""
+    assert record.source is not None
+    client = record.source.address
+    route = context.locate(destination, client)
+    with trio.move_on_after(context.limits.unknown_destination_wait):
+        while route.way is Way.NOBODY_NOW:
+            await context.registry.wait_changed()
+            route = context.locate(destination, client)
+    if route.way is Way.NOBODY_NOW:
+        detail = f"service {route.service} has nobody who may serve it now"
+        require_permit(Denial(Reason.UNKNOWN_DESTINATION, detail), record)
+    if route.way is Way.NO_SUCH_PORT:
+        detail = f"service {route.service} has no port {destination.port}"
+        raise Refusal(Reason.DESTINATION_REFUSED, detail)
+    record.destination, record.is_outside = route.endpoint, route.way is Way.OUTSIDE
+    return route.endpoint
+
+
 async def _decide(destination: Endpoint, context: WorkloadContext, record: ConnectionRecord) -> Verdict:
     """Ask policy; when that fails because nobody is known to have the address, wait for somebody, and ask again."""
 
     def ask(workload: Workload | None) -> Verdict:
         record.destination_workload = workload
-        attempt = OutboundAttempt(context.workload, destination, workload, context.timestamp())
+        attempt = OutboundAttempt(
+            context.workload, destination, workload, context.timestamp(), record.is_outside
+        )
         return permit_to_itself(attempt) or context.policy.value.decide_outbound(attempt)
 
     verdict = ask(context.registry.value.by_address(destination.address))
@@ -101,6 +124,7 @@ async def _open(
         return PlainStream(upstream), b""
     assert workload is not None, "whoever is reached by mutual TLS is known"
     contexts = await context.tls_contexts(record)
+    _require_believed(workload, contexts)
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)
     stream = TlsStream(contexts.client, upstream, server_side=False)
@@ -117,6 +141,14 @@ async def _open(
     if scope.cancelled_caught:
         raise Refusal(Reason.HANDSHAKE_TIMEOUT, f"{tunnel} did not answer the tunnel request")
     return stream, first_bytes
+
+
+def _require_believed(workload: Workload, contexts: TlsContexts) -> None:
+    """Raise Refusal for a destination whose identity is revoked: its own node resets us, which would say nothing."""
+    try:
+        contexts.bundles.require_not_revoked(workload.identity, ())
+    except PeerRejected as rejected:
+        raise refusal_of(rejected) from rejected
 
 
 async def _handshake(

@@ -7,11 +7,13 @@ JSON, dates) waits until somebody asks.
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.policy.verdict import Permit, Reason, Transport, Verdict
 from interceptor.workload import Direction, Endpoint, Workload
+
+UNKNOWN_TRANSPORT: Final = "unknown"  # policy never said how the bytes would travel
 
 
 class ClosedBy(StrEnum):
@@ -47,6 +49,9 @@ class ConnectionRecord:
     opened_monotonic: float
     source_workload: Workload | None = field(default=None, init=False)
     destination_workload: Workload | None = field(default=None, init=False)
+    is_outside: bool = field(
+        default=False, init=False
+    )  # it is certain that the destination is not in the mesh
     source_identity: SpiffeId | None = field(default=None, init=False)
     destination_identity: SpiffeId | None = field(default=None, init=False)
     verdict: Literal["permit", "denial"] | None = field(default=None, init=False)
@@ -128,7 +133,7 @@ class ConnectionRecord:
             "exception": self.exception or None,
             "note": self.note or None,
             "dry_run": self.dry_run or None,
-            "connection_security_policy": self.transport.value if self.transport else "unknown",
+            "connection_security_policy": self.transport.value if self.transport else UNKNOWN_TRANSPORT,
             "tls_version": self.tls_version,
             "tls_cipher": self.cipher,
             "tls_key_exchange": self.key_exchange,

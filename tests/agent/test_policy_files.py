@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from interceptor.agent import policy_files
+from interceptor.agent import parsing, policy_files
 from interceptor.agent.policy_files import PolicyFiles
 from interceptor.errors import PolicyError
+from interceptor.policy.mesh_names import MeshNames
 from tests.policy.world import authorization
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-ROOT = "istio-system"
+ROOT = MeshNames()
 
 
 @pytest.fixture
@@ -76,10 +74,61 @@ def test_file_that_did_not_change_is_not_parsed_again(
     (tmp_path / "b.yaml").write_text(authorization("b"))
     files.load()
     parsed = []
-    monkeypatch.setattr(policy_files, "parse_file", lambda name, *_: parsed.append(name) or ())
+    monkeypatch.setattr(parsing, "parse_part", lambda name, *_: parsed.append(name) or ())
     (tmp_path / "b.yaml").write_text(authorization("c"))
     files.load()
     assert parsed == [f"{tmp_path}/b.yaml"]
+
+
+def test_document_that_only_moved_is_not_parsed_again_and_has_its_new_place(
+    files: PolicyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("# a\n" + authorization("a") + authorization("b"))
+    files.load()
+    monkeypatch.setattr(parsing, "parse_part", lambda *_: pytest.fail("it was parsed again"))
+    (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
+    (tmp_path / "b.yaml").write_text("# a\n" + authorization("b") + authorization("a"))
+    moved = {d.head.name.name: str(d.head.place) for d in files.load().documents}
+    assert moved == {"b": f"{tmp_path}/b.yaml:3", "a": f"{tmp_path}/b.yaml:9"}
+
+
+def test_bad_file_that_did_not_change_is_not_parsed_again(
+    files: PolicyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("kind: Nonsense\n")
+    problems = []
+    for _ in range(2):
+        with pytest.raises(PolicyError) as caught:
+            files.load()
+        problems.append(caught.value.problems)
+        monkeypatch.setattr(parsing, "parse_part", lambda *_: pytest.fail("it was parsed again"))
+    assert problems[0] == problems[1]
+    monkeypatch.undo()
+    (tmp_path / "b.yaml").write_text("# one more line\nkind: Nonsense\n")
+    (tmp_path / "a.yaml").rename(tmp_path / "c.yaml")
+    with pytest.raises(PolicyError) as caught:
+        files.load()
+    assert [problem.split(":")[:2] for problem in caught.value.problems] == [
+        [f"{tmp_path}/b.yaml", "2"],
+        [f"{tmp_path}/c.yaml", "1"],
+    ]
+
+
+def test_what_is_not_read_is_known_by_its_name(files: PolicyFiles, tmp_path: Path) -> None:
+    for name in ("DENY.YAML", "deny.yaml.txt", "deny.json", ".hidden", "a.yml"):
+        (tmp_path / name).touch()
+    (tmp_path / "shop").mkdir()
+    files.load()
+    assert files.not_read == ("DENY.YAML", "deny.json", "deny.yaml.txt", "shop")
+
+
+def test_directory_that_is_called_like_a_file_costs_no_descriptor(files: PolicyFiles, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(PolicyError, match="Is a directory"):
+            files.load()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_text_given_takes_the_place_of_the_files(files: PolicyFiles, tmp_path: Path) -> None:
@@ -115,8 +164,10 @@ def test_name_twice_in_two_files_is_refused(files: PolicyFiles, tmp_path: Path) 
         (lambda path: os.mkfifo(path), "is not a file"),
         (lambda path: (path.touch(), path.chmod(0o666)), "everybody may change it"),
         (lambda path: path.parent.chmod(0o777), "everybody may change it"),
+        (lambda path: (path.touch(), os.chown(path, -1, 54321), path.chmod(0o664)), "group 54321 may change it"),
+        (lambda path: (os.chown(path.parent, -1, 54321), path.parent.chmod(0o775)), "group 54321 may change it"),
         (lambda path: (path.touch(), os.chown(path, 12345, -1)), "belongs to uid 12345, who may change it"),
-        (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
+        (lambda path: path.symlink_to(path), "a.yaml: cannot be read: Too many levels of symbolic links"),
         (lambda path: path.symlink_to("nowhere"), "a.yaml: is a link to a file that is not there"),
         (lambda path: os.chown(path.parent, 12345, -1), "belongs to uid 12345, who may change it"),
     ],

@@ -13,6 +13,7 @@ import trio
 
 from interceptor.agent import policy_keeper
 from interceptor.agent.audit import Audit
+from interceptor.agent.policy_journal import replace_files
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.config import parse_config
 from interceptor.errors import PolicyError
@@ -192,6 +193,53 @@ def test_directory_that_vanished_between_two_starts_denies_everything(
     assert world.verdict() == "policy_pending"
 
 
+def test_change_while_no_agent_runs_is_noted_by_the_next_one(world: World) -> None:
+    world.write("a.yaml", DENY + authorization("same", rules="[{}]"))
+    world.keeper.start()
+    assert world.events() == []  # nothing was in force before
+    world.restart()
+    world.keeper.start()
+    assert world.events() == []
+    world.write("a.yaml", authorization("same", rules="[{}]"))
+    world.write("b.yaml", exception("everybody", "INBOUND", cidrs="[0.0.0.0/0]"))
+    world.restart()
+    world.keeper.start()
+    (event,) = world.events()
+    assert (event["event"], event["by"]) == ("policy_changed", "files of uid 0, while no agent ran")
+    assert (event["added"], event["removed"], event["changed"]) == (
+        ["LegacyException shop/everybody"],
+        ["AuthorizationPolicy shop/deny"],
+        [],
+    )
+    assert "+  cidrs: [0.0.0.0/0]" in event["diff"]
+
+
+def test_diff_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_keeper, "MAX_DIFF_LINES", 10)
+    after = {f"d{number}": authorization(f"d{number}") for number in range(5)}
+    changes = {"added": list(after), "removed": [], "changed": []}
+    *lines, last = policy_keeper.diff_between({}, after, changes)
+    assert len(lines) == 10
+    assert last == "and 8 more lines of this document, and 3 more documents"
+    assert policy_keeper.diff_between(after, after, {"changed": ["d1"]}) == []
+
+
+async def test_what_cannot_be_looked_at_is_used_as_soon_as_it_is_repaired(
+    world: World, nursery: trio.Nursery
+) -> None:
+    world.write("a.yaml", DENY)
+    world.keeper.start()
+    nursery.start_soon(world.keeper.run)
+    (world.directory / "b.yaml").symlink_to("b.yaml")
+    await until(lambda: "b.yaml: cannot be read: Too many levels" in world.keeper.error)
+    (world.directory / "b.yaml").unlink()
+    await until(lambda: not world.keeper.error)
+    assert world.keeper.not_read == ()
+    (world.directory / "c.json").touch()
+    await until(lambda: len(world.keeper.not_read) == 1)
+    assert world.keeper.not_read[0].endswith("c.json is not read, its name does not end with .yaml or .yml")
+
+
 async def test_applied_files_are_written_and_in_force(world: World) -> None:
     world.keeper.start()
     assert await world.keeper.apply({"a.yaml": DENY}, "uid 7") == 0
@@ -249,7 +297,7 @@ async def test_right_that_is_given_back_is_noticed(world: World, nursery: trio.N
 
 def test_fault_of_ours_at_the_start_denies_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write("a.yaml", DENY)
-    monkeypatch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+    monkeypatch.setattr("interceptor.agent.parsing.parse_part", lambda *_: 1 / 0)
     world.keeper.start()
     assert world.verdict() == "policy_pending"
 
@@ -269,7 +317,7 @@ async def test_fault_of_ours_leaves_the_last_good_set_and_goes_on(
     world.write("a.yaml", DENY)
     world.keeper.start()
     with monkeypatch.context() as patch:
-        patch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+        patch.setattr("interceptor.agent.parsing.parse_part", lambda *_: 1 / 0)
         nursery.start_soon(world.keeper.run)
         world.write("a.yaml", DENY + "# changed\n")
         await until(lambda: bool(world.keeper.error))
@@ -284,11 +332,11 @@ async def test_files_that_change_while_others_are_applied_are_refused_and_told(
 ) -> None:
     world.keeper.start()
 
-    def write_and_break(path: Path, content: bytes) -> None:
-        path.write_bytes(content)
+    def write_and_break(directory: Path, texts: dict[str, str]) -> None:
+        replace_files(directory, texts)
         world.write("other.yaml", "[")
 
-    monkeypatch.setattr(policy_keeper, "write_atomically", write_and_break)
+    monkeypatch.setattr(policy_keeper, "replace_files", write_and_break)
     with pytest.raises(PolicyError):
         await world.keeper.apply({"a.yaml": DENY}, "uid 7")
     assert "other.yaml" in world.keeper.error

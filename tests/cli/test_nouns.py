@@ -34,6 +34,7 @@ WORKLOAD_KEYS = [
     "netns",
     "pid",
     "host_link",
+    "pod_uid",
     "netns_inode",
     "netns_cookie",
 ]
@@ -70,6 +71,7 @@ STATUS_KEYS = [
     "handshakes_captured",
     "authority",
     "authority_not_after",
+    "kubernetes",
     "policies",
     "policy_warnings",
     "metrics_address",

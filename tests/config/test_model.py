@@ -26,6 +26,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert config.certificates.expired_peer_grace == timedelta(hours=1)
     assert config.limits.connection_max_age is None
     assert config.authority_address is None
+    assert config.kubernetes is None
     assert config.records.path == Path("/var/lib/interceptor/connections.jsonl")
     assert config.records.max_bytes == 16 * 2**20
     assert str(config.metrics_address) == "127.0.0.1:15020"

@@ -12,6 +12,7 @@ from interceptor.config import (
     BridgeConfig,
     CertificatesConfig,
     Config,
+    KubernetesConfig,
     LimitsConfig,
     PathsConfig,
     PolicyConfig,
@@ -56,6 +57,13 @@ limits:
   recordsBytes: 65536
 metrics:
   address: "[::1]:9000"
+kubernetes:
+  joinTokenFile: /srv/token
+  rootFile: /srv/root
+  server: https://192.0.2.9:6443
+  tokenFile: /srv/api-token
+  caFile: /srv/ca.crt
+  podsCgroup: /sys/fs/cgroup/kubepods.slice
 """
 FULL = Config(
     node="node-7",
@@ -80,7 +88,21 @@ FULL = Config(
     metrics_address=Endpoint.parse("[::1]:9000"),
     policy=PolicyConfig("mesh-config", AddressCheck.FLAG),
     authority_address=Endpoint.parse("192.0.2.1:15012"),
+    kubernetes=KubernetesConfig(
+        Path("/srv/token"),
+        Path("/srv/root"),
+        "https://192.0.2.9:6443",
+        Path("/srv/api-token"),
+        Path("/srv/ca.crt"),
+        Path("/sys/fs/cgroup/kubepods.slice"),
+    ),
 )
+IN_CLUSTER = {
+    "NODE_NAME": "node-9",
+    "INTERCEPTOR_AUTHORITY_SERVICE_HOST": "10.96.0.7",
+    "INTERCEPTOR_AUTHORITY_SERVICE_PORT": "15012",
+}
+NODE_OF_CLUSTER = "mesh: {cidrs: [10.244.0.0/16]}\nkubernetes: {server: }\n"
 
 
 def parse(text: str) -> Config:
@@ -110,6 +132,45 @@ def test_config_that_sets_nothing_is_the_default(text: str) -> None:
 
 def test_config_with_every_key_sets_everything() -> None:
     assert parse(FULL_TEXT) == FULL
+
+
+def test_config_of_a_node_of_a_cluster_takes_name_and_authority_from_the_environment() -> None:
+    config = parse_config(NODE_OF_CLUSTER, "config.yaml", node="host-1", environment=IN_CLUSTER)
+    assert (config.node, str(config.authority_address)) == ("node-9", "10.96.0.7:15012")
+    assert config.kubernetes == KubernetesConfig()
+    assert parse_config(config.to_yaml(), "config.yaml", node="elsewhere") == config
+    said = f"{NODE_OF_CLUSTER}node: said\nauthority: {{address: '192.0.2.1:1'}}\n"
+    config = parse_config(said, "config.yaml", node="host-1", environment=IN_CLUSTER)
+    assert (config.node, str(config.authority_address)) == ("said", "192.0.2.1:1")
+
+
+def test_config_outside_of_a_cluster_takes_nothing_from_the_environment() -> None:
+    assert parse_config("", "config.yaml", node="host-1", environment=IN_CLUSTER) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "message"),
+    [
+        ("kubernetes: {server: }", {}, "config.yaml: mesh.cidrs: in a cluster it has no default"),
+        (NODE_OF_CLUSTER, {}, "config.yaml: authority.address: in a cluster there must be one"),
+        (
+            NODE_OF_CLUSTER,
+            {"INTERCEPTOR_AUTHORITY_SERVICE_HOST": "fd00::7"},
+            "'[fd00::7]:' has no port number",
+        ),
+        (
+            NODE_OF_CLUSTER,
+            {**IN_CLUSTER, "NODE_NAME": "Node_9"},
+            "to join authority.address",
+        ),
+    ],
+)
+def test_config_of_a_cluster_that_lacks_something_says_what(
+    text: str, environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "config.yaml", node="host-1", environment=environment)
+    assert message in str(caught.value)
 
 
 def test_config_records_follow_the_state_directory() -> None:
@@ -196,6 +257,10 @@ def test_config_printed_as_yaml_parses_to_itself(config: Config) -> None:
         (
             "authority: {address: ca.example.org}\n",
             "config.yaml:1: authority.address: 'ca.example.org' is not an address and port",
+        ),
+        (
+            "authority: {address: 'ca.example.org:15008'}\n",
+            "config.yaml:1: authority.address: port 15008 is the proxy's own",
         ),
         (
             "node: Host_1\nauthority: {address: '192.0.2.1:15012'}\n",

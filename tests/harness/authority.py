@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tests.harness.process import CLI, Program, Result, run, wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.harness.fabric import Fabric, FabricNode
 
 PORT = 15012
@@ -31,11 +33,14 @@ class Authority:
         """Run `interceptor ca <command>` on it; the result is not checked."""
         return run([CLI, "ca", *command, "--dir", self.directory], timeout=30)
 
+    def command(self) -> list[str | Path]:
+        """The command line that serves it."""
+        return [CLI, "ca", "serve", "--dir", self.directory, "--listen", self.address]
+
     def start(self) -> None:
         """Serve, in the background; returns when nodes can connect."""
         self._starts += 1
-        command = [CLI, "ca", "serve", "--dir", self.directory, "--listen", self.address]
-        self._program = self._fabric.spawn(*command, stem=f"ca-{self._starts}")
+        self._program = self._fabric.spawn(*self.command(), stem=f"ca-{self._starts}")
         self._program.wait_for_output(self.address)
 
     def stop(self) -> None:

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 Json = dict[str, Any]
 PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES, *POLICIES)}
 NODES = "/api/v1/nodes/{name}"
+DAEMONSETS = "/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
+REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 
 @dataclass
@@ -53,7 +56,10 @@ class Change:
 class ApiServer:
     """Its objects are changed by `put` and `delete`; `requests` are those that were made, `METHOD path?query`."""
 
-    def __init__(self, *, token: str | None = None, bookmark_seconds: float = 60.0) -> None:
+    def __init__(
+        self, *, token: str | None = None, bookmark_seconds: float = 60.0, host: str = "127.0.0.1"
+    ) -> None:
+        self.host = host
         self.objects: dict[Kind, dict[str, Json]] = {kind: {} for kind in Kind}
         self.nodes: dict[str, Json] = {}
         self.nodes_are_forbidden = False
@@ -65,11 +71,16 @@ class ApiServer:
         self._oldest = 0
         self.changes: dict[Kind, list[Change]] = {kind: [] for kind in Kind}
         self.changed = trio.Event()
-        self.cut = trio.Event()
+        self.cut = {kind: trio.Event() for kind in Kind}
         self._rests: dict[str, tuple[int, list[Json]]] = {}
         self._texts: dict[str, tuple[str, bytes]] = {}  # by UID, of a version
         self._tokens = count()
+        self.bound: dict[str, Json] = {}  # the status of a review of each token
         self.url = ""
+        self.daemonsets: dict[str, Json] = {}  # by name
+        self.routes: list[Route] = []  # beside its own
+        self.is_away = False  # every request fails, and watches are to be cut
+        self.forbids: Callable[[str, str, str], str | None] = lambda *_: None  # method, path, query: why not
 
     def put(self, kind: Kind, value: Json) -> int:
         """Add or change an object; its version, which is the next one."""
@@ -90,14 +101,26 @@ class ApiServer:
         head = {"name": name, "uid": f"uid-{name}", "resourceVersion": "5", "labels": labels}
         self.nodes[name] = {"metadata": head, "status": {"images": ["much"]}}
 
+    def bind_token(self, token: str, path: str, *, account: str, node: str, audience: str) -> None:
+        """Vouch for a token of the pod `namespace/name`."""
+        space, _, name = path.partition("/")
+        extra = {
+            "authentication.kubernetes.io/pod-name": [name],
+            "authentication.kubernetes.io/pod-uid": [f"uid-{name}"],
+            "authentication.kubernetes.io/node-name": [node],
+        }
+        user = {"username": f"system:serviceaccount:{space}:{account}", "extra": extra}
+        self.bound[token] = {"authenticated": True, "audiences": [audience], "user": user}
+
     def send_raw(self, kind: Kind, line: bytes) -> None:
         """Send these bytes as a line to whoever watches the kind."""
         self._tell(kind, Change(self.version, None, {"raw": line.decode("latin-1")}))
 
-    def cut_watches(self) -> None:
-        """Break off all watches that run."""
-        cut, self.cut = self.cut, trio.Event()
-        cut.set()
+    def cut_watches(self, *kinds: Kind) -> None:
+        """Break off all watches that run, or those of some kinds."""
+        for kind in kinds or Kind:
+            cut, self.cut[kind] = self.cut[kind], trio.Event()
+            cut.set()
 
     def forget_changes(self) -> None:
         """As etcd's compaction: a watch cannot begin at a version before now."""
@@ -125,19 +148,48 @@ class ApiServer:
         key: Path | None = None,
         task_status: Any = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve on a free port of the loopback; over TLS with a certificate."""
+        """Serve on a free port of `host`; over TLS with a certificate."""
         config = Config()
-        config.bind = ["127.0.0.1:0"]
+        config.bind = [f"{self.host}:0"]
         config.graceful_timeout = 0.1
         config.errorlog = None
         if certificate is not None:
             config.certfile, config.keyfile = str(certificate), str(key)
         routes = [Route(path, self._answer) for path in PATHS]
-        app = Starlette(routes=[*routes, Route(NODES, self._answer_node)])
+        own = [
+            Route(NODES, self._answer_node),
+            Route(DAEMONSETS, self._answer_daemonset),
+            Route(REVIEWS, self._review, methods=["POST"]),
+        ]
+        app = self._guarded(Starlette(routes=[*self.routes, *routes, *own]))
         async with trio.open_nursery() as nursery:
             binds = await nursery.start(partial(hypercorn.trio.serve, app, config))  # type: ignore[arg-type]
             self.url = binds[0]
             task_status.started()
+
+    def _guarded(self, app: ASGIApp) -> ASGIApp:
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                why_not = self.forbids(scope["method"], scope["path"], scope["query_string"].decode())
+                if self.is_away or why_not:
+                    await (_status(503, "away") if self.is_away else _status(403, why_not or ""))(
+                        scope, receive, send
+                    )
+                    return
+            await app(scope, receive, send)
+
+        return guarded
+
+    async def _review(self, request: Request) -> Response:
+        asked = await request.json()
+        if refusal := self._refusal(request, None):
+            return refusal
+        status = self.bound.get(asked["spec"]["token"], {"authenticated": False, "error": "unknown"})
+        return JSONResponse({"kind": "TokenReview", "status": status}, status_code=201)
+
+    async def _answer_daemonset(self, request: Request) -> Response:
+        found = self.daemonsets.get(request.path_params["name"])
+        return _status(404, "not found") if found is None else JSONResponse(found)
 
     async def _answer_node(self, request: Request) -> Response:
         self.requests.append(request.url.path)
@@ -224,7 +276,7 @@ class _Watch:
         self._position = sum(each.version <= start for each in self._changes)
         self._pending: deque[bytes] = deque()
         self._sent = 0
-        self._cut = api.cut
+        self._cut = api.cut[kind]
 
     def __aiter__(self) -> _Watch:
         return self

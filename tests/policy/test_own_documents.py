@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.labels import Labels
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.peer_authentication import MtlsMode
@@ -163,8 +164,25 @@ def test_identity_from_the_address_of_another_is_refused_or_flagged() -> None:
     assert flagged.note == verdict.detail
 
 
-def test_identity_from_an_address_that_nobody_has_is_taken() -> None:
-    assert word(decided(policies(""), replace(to(DB, WEB), address_holder=None))) == "mutual_tls"
+def test_identity_of_ours_from_an_address_that_nobody_has_is_refused_or_flagged() -> None:
+    stolen = replace(to(DB, WEB), address_holder=None)
+    verdict = decided(policies(""), stolen)
+    assert verdict == Denial(
+        Reason.SOURCE_ADDRESS_MISMATCH,
+        "spiffe://cluster.local/ns/shop/sa/web came from 10.0.0.1, which no workload is known to have",
+    )
+    flagging = PolicySet(MtlsMode.STRICT, address_check=AddressCheck.FLAG)
+    assert decided(flagging, stolen) == Permit(Transport.MUTUAL_TLS, note=verdict.detail)
+
+
+def test_identity_of_another_trust_domain_is_let_pass_and_flagged_but_not_from_our_addresses() -> None:
+    foreign = SpiffeId.parse("spiffe://other.org/ns/shop/sa/web")
+    federated = replace(to(DB, WEB), source_identity=foreign, address_holder=None)
+    assert decided(policies(""), federated) == Permit(
+        Transport.MUTUAL_TLS,
+        note="spiffe://other.org/ns/shop/sa/web is of another trust domain, whose addresses are not known here",
+    )
+    assert word(decided(policies(""), replace(federated, address_holder=WEB))) == "source_address_mismatch"
 
 
 def test_required_policy_that_is_not_there_denies_both_ways() -> None:
@@ -173,6 +191,16 @@ def test_required_policy_that_is_not_there_denies_both_ways() -> None:
         verdict = decided(policies(authorization("db", "bank", rules=EVERYTHING)), attempt)
         assert isinstance(verdict, Denial)
         assert (verdict.reason, verdict.policy) == (Reason.POLICY_PENDING, "AuthorizationPolicy shop/db")
+    in_dry_run = authorization("db", rules=EVERYTHING).replace(
+        "namespace: shop}", "namespace: shop, annotations: {istio.io/dry-run: 'true'}}"
+    )
+    for useless, why in (
+        (in_dry_run, "is in dry run only"),
+        (authorization("db", rules=EVERYTHING, selector="{matchLabels: {app: other}}"), "does not select it"),
+    ):
+        verdict = decided(policies(useless), to(pending, WEB))
+        assert isinstance(verdict, Denial)
+        assert verdict.detail == f"shop/db requires AuthorizationPolicy shop/db, which {why}"
     there = policies(authorization("db", rules=EVERYTHING))
     assert word(decided(there, to(pending, WEB))) == "mutual_tls"
 
@@ -272,3 +300,17 @@ def test_explanation_of_an_exception_says_for_whom_and_when_it_ended() -> None:
         "LegacyException shop/over does not cover it: its last day was 2026-12-31 (UTC)",
     ]
     assert datetime(2027, 1, 15, 8, tzinfo=UTC).timestamp() == AT
+
+
+def test_plaintext_to_who_is_certainly_outside_is_let_out_unless_the_source_refuses_it() -> None:
+    attempt = replace(out(WEB, LEGACY, 1521), is_outside=True)
+    assert decided(policies(""), attempt) == Permit(Transport.PLAINTEXT)
+    assert word(decided(policies(""), replace(attempt, is_outside=False))) == "unknown_destination"
+    refused = decided(policies(egress("e", refusePlaintextTo="[10.0.9.0/24]")), attempt)
+    assert isinstance(refused, Denial)
+    assert (refused.reason, refused.detail) == (
+        Reason.PLAINTEXT_EGRESS_REFUSED,
+        "EgressPolicy shop/e refuses plaintext to 10.0.9.9",
+    )
+    listed = policies(egress("e", allow="[]"))
+    assert word(decided(listed, attempt)) == "egress_denied"

@@ -19,13 +19,14 @@ from interceptor.policy.documents import (
     PolicyName,
     Rule,
 )
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.parse import MAX_CHARACTERS, parse_file, parse_policies, require_unique
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.workload import Direction
 from tests.policy.random_policies import as_yaml, policy_documents
 from tests.policy.world import authorization, egress, exception, peer_authentication
 
-ROOT = "istio-system"
+ROOT = MeshNames()
 HEAD = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\n"
 
 
@@ -86,6 +87,14 @@ def test_legacy_exception_is_read() -> None:
     assert isinstance(found, LegacyException)
     assert (found.direction, found.owner, found.reason) == (Direction.OUTBOUND, "ops", "speaks no TLS")
     assert found.expires == datetime(2027, 2, 1, tzinfo=UTC)
+    (at_noon,) = parse_file(
+        "p.yaml", exception("x", "INBOUND", cidrs="[10.9.0.0/16]", expires="2027-01-31T12:00:00Z"), ROOT
+    )
+    assert isinstance(at_noon, LegacyException)
+    assert (at_noon.expires, at_noon.last_day) == (
+        datetime(2027, 1, 31, 12, tzinfo=UTC),
+        "2027-01-31T12:00:00Z",
+    )
     (by_selector,) = parse_file("p.yaml", exception("x", "INBOUND", selector="{matchLabels: {a: b}}"), ROOT)
     assert isinstance(by_selector, LegacyException)
     assert by_selector.match == Rule()
@@ -117,7 +126,7 @@ def test_egress_policy_is_read() -> None:
         ("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n", "p.yaml:1:1: metadata: is missing"),
         # Names.
         (HEAD.replace("name: a,", ""), "p.yaml:3:1: metadata: 'name' is missing"),
-        (HEAD.replace("name: a,", "name: A,"), "p.yaml:3:12: metadata.name: service account 'A' is not a valid name"),
+        (HEAD.replace("name: a,", "name: A,"), "p.yaml:3:12: metadata.name: name 'A' is not a valid name"),
         (HEAD.replace("name: a,", "name: 7,"), "p.yaml:3:12: metadata.name: '7' is not text to YAML, put it in quotes"),
         (HEAD.replace("name: a,", "name: ,"), "p.yaml:3:12: metadata.name: has no value, give one or remove the line"),
         (HEAD.replace("name: a,", "name: [a],"), "p.yaml:3:12: metadata.name: expected text, not a list"),
@@ -190,16 +199,26 @@ def test_egress_policy_is_read() -> None:
         (peer_authentication("a", mtls="{mode: strict}"), "spec.mtls.mode: 'strict' is not a mode, use STRICT, PERM"),
         (peer_authentication("a", mtls="STRICT"), "spec.mtls: expected 'key: value' lines, not the value 'STRICT'"),
         (peer_authentication("a", portLevelMtls="{99999: {}}"), "spec.portLevelMtls.99999: '99999' is not a port number"),
-        (peer_authentication("a", ROOT, selector="{matchLabels: {a: b}}"),
+        (peer_authentication("a", "istio-system", selector="{matchLabels: {a: b}}"),
          "spec: a selector in the root namespace istio-system selects nothing (Istio ignores the whole document)"),
         (peer_authentication("a", targetRef="{}"), "spec.targetRef: unknown field, known are selector, mtls, portLevel"),
         # Exceptions.
+        # What would write into a terminal.
+        ('"a\\n\\e[2J": 1\n' + HEAD, "p.yaml:1:1: 'a\\n\\x1b[2J': unknown field, known are"),
+        (HEAD + 'spec: {"\\u202e": 1}\n', "p.yaml:4:8: spec.'\\u202e': unknown field, known are"),
+        (HEAD + f"spec: {{{'k' * 200}: 1}}\n", "p.yaml:4:8: spec.'kkkkkkkkkkkkkkkkkkkkkkk"),
+        # What is only big.
+        (HEAD + "spec: {" + "".join(f"k{n}: 0, " for n in range(1001)) + "}\n", "a mapping has more than 1000 keys"),
+        ("---\n" * 20_002, "p.yaml: has 20001 marks of documents, at most 20000 are allowed"),
+        ("a: b\n---\n#" + "#" * MAX_CHARACTERS, "p.yaml:2: the document has 4194309 characters, at most 4194304 are"),
         (exception("a", "OUTBOUND"), "spec: an OUTBOUND exception needs cidrs: plaintext to everywhere is not"),
         (exception("a", "INBOUND"), "spec: names nothing, give a selector, ports or cidrs"),
         (exception("a", "inbound"), "spec.direction: 'inbound' is not a direction, use INBOUND or OUTBOUND"),
         (exception("a", "INBOUND", ports="['80']", expires="soon"), "spec.expires: is not a date, expected the last day"),
         (exception("a", "INBOUND", ports="['80']", expires="2027-02-30"), "spec.expires: is not a date"),
         (exception("a", "INBOUND", ports="['80']", expires="9999-12-31"), "spec.expires: is not a date"),
+        (exception("a", "INBOUND", ports="['80']", expires="2027-01-31T25:00:00Z"), "spec.expires: is not a date"),
+        (exception("a", "INBOUND", ports="['80']", expires="2027-01-31T12:00:00+01:00"), "spec.expires: is not a date"),
         (exception("a", "INBOUND", ports="['80']", expires="[x]"), "spec.expires: is not a date"),
         (exception("a", "INBOUND", ports="['80']", owner="' '"), "spec.owner: ' ' is not a line of 1 to 500"),
         (exception("a", "INBOUND", ports="['80']").replace("  owner: ops\n", ""), "spec: 'owner' is missing"),

@@ -1,0 +1,58 @@
+"""The policies of a node of a cluster: the objects of the API, and beside them the files, if there are any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from interceptor.agent.policy_files import collection_paused
+from interceptor.errors import PolicyError
+from interceptor.node_pods.policies import PolicyObjects
+from interceptor.policy.parse import require_unique
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from interceptor.agent.policy_files import PolicyFiles, PolicyTexts
+    from interceptor.kubernetes.cluster_watch import ClusterWatch
+    from interceptor.node_pods.policies import Parse
+
+
+class ClusterPolicies:
+    """A PolicySource; `problems` are those of single objects, which do not keep the others from being in force."""
+
+    def __init__(self, files: PolicyFiles, watch: ClusterWatch, parse: Parse) -> None:
+        self.directory = files.directory
+        self.problems: tuple[str, ...] = ()
+        self._files = files
+        self._watch = watch
+        self._objects = PolicyObjects(parse)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the API has said which objects there are; none is an answer too."""
+        cluster = self._watch.cluster
+        return cluster.peer_authentications.is_listed and cluster.authorization_policies.is_listed
+
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """Of the files."""
+        return self._files.not_read
+
+    def signature(self) -> object:
+        """What is there, to see whether it changed."""
+        cluster = self._watch.cluster
+        return self._files.signature(), cluster.peer_authentications, cluster.authorization_policies
+
+    def load(self, changed: Mapping[str, str] | None = None) -> PolicyTexts:
+        """Everything as one set, with some files' texts replaced by `changed`; PolicyError when there is none."""
+        if not self.is_known:
+            raise PolicyError(
+                "the policies of the cluster are not known yet, the Kubernetes API did not list them"
+            )
+        loaded = self._files.load(changed)
+        with collection_paused():
+            found = self._objects.read(self._watch.cluster)
+            documents = require_unique((*loaded.documents, *found.documents))
+        self.problems = found.problems
+        return replace(loaded, documents=documents, objects=found.texts)

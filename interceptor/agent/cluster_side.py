@@ -1,0 +1,153 @@
+"""A node's side towards its cluster: the API that it follows, and who is told what of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from interceptor.agent.cluster_policies import ClusterPolicies
+from interceptor.agent.cluster_routes import ClusterRoutes
+from interceptor.agent.policy_files import PolicyFiles
+from interceptor.agent.policy_keeper import mesh_of
+from interceptor.cluster.cluster import Kind
+from interceptor.cluster.head import ObjectKey
+from interceptor.errors import ClusterError, UsageError
+from interceptor.identity.rotation import backoff
+from interceptor.kubernetes.access import as_said, in_pod
+from interceptor.kubernetes.client import ApiClient
+from interceptor.kubernetes.cluster_watch import ClusterWatch
+from interceptor.kubernetes.informer import LONGEST_PAUSE
+from interceptor.kubernetes.listing import zone_of_node
+from interceptor.kubernetes.removal import is_being_removed
+from interceptor.kubernetes.resource import EVERYTHING, POLICIES
+from interceptor.node_pods.elsewhere import pods_outside_cidrs
+from interceptor.policy.parse import parse_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from interceptor.agent.pod_keeper import PodKeeper
+    from interceptor.config import Config, KubernetesConfig
+    from interceptor.kubernetes.access import ApiAccess
+    from interceptor.policy.documents import Document
+
+log = logging.getLogger(__name__)
+
+_randomness = random.SystemRandom()
+NAMESPACE_VARIABLE: Final = "POD_NAMESPACE"
+DAEMONSET_VARIABLE: Final = "DAEMONSET"
+# What the node waits for before anything is decided; without it everything would be denied at first.
+POLICY_WAIT_SECONDS: Final = 5.0
+# Without these nothing can be said of any pod, or everything is denied; what else is missing is a problem of its own.
+_NEEDED: Final = frozenset(
+    kind.value.replace("_", " ")
+    for kind in (Kind.NAMESPACE, Kind.POD, Kind.PEER_AUTHENTICATION, Kind.AUTHORIZATION_POLICY)
+)
+
+
+class ClusterSide:
+    """Made before the event loop runs, which is when a wrong access is told.
+
+    watch     the cluster's state
+    policies  where the node's policies are read from
+    routes    where connections to services lead
+    keeper    who enrols its pods; None until the node is made
+    """
+
+    def __init__(self, config: Config, cluster: KubernetesConfig) -> None:
+        """InterceptorError when the API cannot be asked like this."""
+        self._config = config
+        access = _access(cluster)
+        self.server = access.server
+        self._daemonset = _daemonset(os.environ)
+        self._client = ApiClient(access)
+        self.watch = ClusterWatch(self._client, (*EVERYTHING, *POLICIES))
+        mesh = mesh_of(config)
+
+        def parse(place: str, text: str) -> tuple[Document, ...]:
+            return parse_file(place, text, mesh)
+
+        self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, mesh), self.watch, parse)
+        self.routes = ClusterRoutes(config, self.watch)
+        self.keeper: PodKeeper | None = None
+
+    async def run(self) -> None:
+        """Follow the API, until cancelled."""
+        async with self._client, trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch.run)
+            nursery.start_soon(self._find_zone)
+
+    async def _find_zone(self) -> None:
+        """Where this node is: topology hints are about it, and it does not change while a node is there."""
+        attempt = 0
+        while True:
+            try:
+                self.routes.zone = await zone_of_node(self._client, self._config.node)
+            except ClusterError as error:
+                if attempt == 0:
+                    log.warning("topology hints are not followed yet: %s", error)
+                await trio.sleep(min(backoff(attempt, _randomness.random()), LONGEST_PAUSE).total_seconds())
+                attempt += 1
+            else:
+                return
+
+    async def wait_for_policies(self) -> None:
+        """For a while: who starts while the API is away denies everything until it is back, and says so."""
+        with trio.move_on_after(POLICY_WAIT_SECONDS):
+            while not self.policies.is_known:
+                await self.watch.wait_changed()
+
+    async def is_being_removed(self) -> bool:
+        """Whether the agent stops because the mesh is being taken out of the cluster, and nobody will come after it."""
+        if self._daemonset is None:
+            return False
+        return await is_being_removed(self._client, self.watch.cluster, self._daemonset)
+
+    def waiting_for(self) -> list[str]:
+        """What keeps the node from being ready."""
+        listed = [f"the Kubernetes API's {each}" for each in self.watch.waiting_for if each in _NEEDED]
+        return [*listed, *(self.keeper.waiting_for() if self.keeper is not None else ())]
+
+    def problems(self) -> list[str]:
+        """What is wrong with the API's answers, and with this node's pods, a line each."""
+        found = [*self.watch.problems, *self.policies.problems]
+        config = self._config
+        if outside := pods_outside_cidrs(self.watch.cluster, config.trust_domain, config.mesh_cidrs):
+            found.append(outside)
+        if self.keeper is not None:
+            pods = self.keeper.pods
+            found += [
+                f"pod {pods[uid].key if uid in pods else uid}: {problem}"
+                for uid, problem in self.keeper.trouble.items()
+            ]
+        return found
+
+    def shown(self) -> dict[str, object]:
+        """For the status; the keys are stable."""
+        return {
+            "server": self.server,
+            "waiting_for": self.watch.waiting_for,
+            "problems": self.problems(),
+            "pods": self.keeper.shown() if self.keeper is not None else [],
+        }
+
+
+def _daemonset(environment: Mapping[str, str]) -> ObjectKey | None:
+    """Whose pod this is, as its manifest says."""
+    namespace, name = environment.get(NAMESPACE_VARIABLE), environment.get(DAEMONSET_VARIABLE)
+    return ObjectKey(namespace, name) if namespace and name else None
+
+
+def _access(cluster: KubernetesConfig) -> ApiAccess:
+    if cluster.server is not None:
+        return as_said(cluster.server, cluster.token_file, cluster.ca_file)
+    if cluster.token_file is not None or cluster.ca_file is not None:
+        raise UsageError("kubernetes.tokenFile and kubernetes.caFile belong to kubernetes.server, set it too")
+    found = in_pod(os.environ)
+    if found is None:
+        raise UsageError("this is no pod, so the API server must be named: set kubernetes.server")
+    return found

@@ -1,0 +1,216 @@
+"""Keeps what is enrolled on this node the same as the pods that the cluster's API shows there.
+
+Data flows one way: the API's snapshot and the enroller's set are compared, and the enroller is told the difference.
+Nothing is remembered from one comparison to the next but who is about to end.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from interceptor.agent.members import PodClaim, Request
+from interceptor.agent.reference import NamespaceReference, Process
+from interceptor.cluster.membership import Standing
+from interceptor.errors import EnrolmentError, InterceptorError
+from interceptor.identity.spiffe_id import SpiffeId
+from interceptor.kernel.pod_namespaces import find_pods_cgroup, open_pod, pod_cgroups
+from interceptor.node_pods.elsewhere import Elsewhere
+from interceptor.node_pods.pods import pods_of_node
+from interceptor.node_pods.steps import Enrol, Held, Relabel, Withdraw, steps
+from interceptor.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from interceptor.agent.enroller import Enroller
+    from interceptor.agent.state import EnrolledState
+    from interceptor.config import Config
+    from interceptor.enrolment.registry import Registry
+    from interceptor.kubernetes.cluster_watch import ClusterWatch
+    from interceptor.node_pods.pods import NodePod
+    from interceptor.node_pods.steps import Step
+    from interceptor.proxy.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+GATHER_SECONDS: Final = 0.05  # changes of a big cluster come all the time, and most are about other nodes
+RETRY_SECONDS: Final = 0.5  # for a pod whose namespace is not there yet: nobody tells when it is
+IDLE_SECONDS: Final = 5.0  # a namespace may end, and another be there, without a change in the API
+
+
+class PodKeeper:
+    """The cluster as the source of this node's workloads.
+
+    pods      those of this node, by UID, as of the last comparison
+    trouble   by UID, why a pod that shall be in the mesh is not (yet), or could not be taken out
+    is_done   whether everything was compared once
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cgroup: Path,
+        watch: ClusterWatch,
+        enroller: Enroller,
+        registry: Snapshot[Registry],
+        redecide: Callable[[], Awaitable[object]],
+    ) -> None:
+        """`cgroup` is the root of cgroup v2; `redecide` asks policy about all open connections again."""
+        assert config.kubernetes is not None, "it is a node of a cluster"
+        self._config = config
+        self._cgroup = cgroup
+        self._pods_cgroup = config.kubernetes.pods_cgroup
+        self._watch = watch
+        self._enroller = enroller
+        self._registry = registry
+        self._redecide = redecide
+        self._ending: dict[str, trio.CancelScope] = {}
+        self.pods: Mapping[str, NodePod] = {}
+        self.trouble: dict[str, str] = {}
+        self.is_done = False
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Until cancelled; connections of the pods are served in `nursery`."""
+        while True:
+            cluster = self._watch.cluster
+            if cluster.pods.is_listed and cluster.namespaces.is_listed:
+                await self._compare(nursery)
+            pause = RETRY_SECONDS if self.trouble else IDLE_SECONDS
+            with trio.move_on_after(pause):
+                while self._watch.cluster is cluster:
+                    await self._watch.wait_changed()
+            await trio.sleep(GATHER_SECONDS)
+
+    async def follow(self) -> None:
+        """Let the registry know of the pods of the other nodes, at each change; until cancelled."""
+        config = self._config
+        while True:
+            cluster = self._watch.cluster
+            others = Elsewhere(cluster, config.node, config.trust_domain, config.mesh_cidrs)
+            self._registry.replace(self._registry.value.with_others(others))
+            while self._watch.cluster is cluster:
+                await self._watch.wait_changed()
+
+    async def _compare(self, nursery: trio.Nursery) -> None:
+        cluster = self._watch.cluster
+        pods = pods_of_node(cluster, self._config.node, self._config.trust_domain)
+        held = tuple(self._held())
+        found = (
+            (address, each.uid, cluster.pod_at(address))
+            for each in held
+            for address in each.workload.addresses
+        )
+        claimed = frozenset(address for address, uid, pod in found if pod is not None and pod.head.uid != uid)
+        before, self.trouble, self.pods = self.trouble, {}, pods
+        for step in steps(pods, held, claimed=claimed):
+            uid = step.uid
+            try:
+                await self._take(step, nursery)
+            except (InterceptorError, OSError) as error:
+                self.trouble[uid] = str(error)
+                if before.get(uid) != str(error):
+                    log.warning("pod %s: %s", pods[uid].key if uid in pods else uid, error)
+        self.is_done = True
+
+    async def _take(self, step: Step, nursery: trio.Nursery) -> None:
+        match step:
+            case Enrol():
+                await self._enrol(step, nursery)
+            case Relabel():
+                await self._enroller.relabel(step.workload.key, step.workload.labels)
+                await self._redecide()
+            case Withdraw(may_drain=True):
+                if step.uid not in self._ending:
+                    self._ending[step.uid] = trio.CancelScope()
+                    nursery.start_soon(self._end, step)
+            case _:
+                if (ending := self._ending.pop(step.uid, None)) is not None:
+                    ending.cancel()
+                await self._withdraw(step)
+
+    async def _end(self, step: Withdraw) -> None:
+        """Let its last connections finish, and take it out; unless that happens meanwhile."""
+        with self._ending[step.uid]:
+            log.info("%s: %s; its connections may finish", step.held.workload.key, step.why)
+            await self._enroller.drain(step.held.workload.key)
+            try:
+                await self._withdraw(step)
+            except (InterceptorError, OSError) as error:
+                log.warning("%s: %s", step.held.workload.key, error)  # and so it is tried again
+            self._ending.pop(step.uid, None)
+
+    async def _withdraw(self, step: Withdraw) -> None:
+        key = step.held.workload.key
+        state = next((each for each in self._states() if each.pod_uid == step.uid), None)
+        if state is not None:
+            log.info("%s leaves the mesh: %s", key, step.why)
+            await self._enroller.withdraw(key, cookie=state.reference.cookie)
+
+    async def _enrol(self, step: Enrol, nursery: trio.Nursery) -> None:
+        workload = step.workload
+        cgroup = pod_cgroups(self._parent()).get(step.uid)
+        if cgroup is None:
+            raise EnrolmentError(f"no cgroup below {self._parent()} is that of the pod yet")
+        pid, netns = open_pod(cgroup, workload.addresses)
+        try:
+            reference = NamespaceReference.of(netns, process=Process.find(pid))
+        except BaseException:
+            netns.close()
+            raise
+        request = Request(
+            workload.namespace,
+            workload.name,
+            workload.service_account,
+            reference,
+            labels=workload.labels,
+            pod=PodClaim(step.uid, workload.addresses),
+        )
+        await self._enroller.enrol(request, netns, nursery)
+
+    def _parent(self) -> Path:
+        found = self._pods_cgroup or find_pods_cgroup(self._cgroup)
+        if found is None or not found.is_dir():
+            where = found or f"kubepods.slice or kubepods below {self._cgroup}"
+            raise EnrolmentError(f"the cgroup of all pods, {where}, is not there: set kubernetes.podsCgroup")
+        return found
+
+    def _states(self) -> Iterator[EnrolledState]:
+        yield from (each.state for each in self._enroller.enrolled)
+        yield from (each.state for each in self._enroller.cut_off)
+
+    def _held(self) -> Iterator[Held]:
+        """The pods that are enrolled, or cut off, as workloads."""
+        for state in self._states():
+            if state.pod_uid is not None:
+                identity = SpiffeId(self._config.trust_domain, state.key.namespace, state.service_account)
+                addresses = tuple(address for address in state.addresses if not address.is_link_local)
+                yield Held(
+                    state.pod_uid,
+                    Workload(state.key, identity, addresses, self._config.node, state.labels),
+                )
+
+    def waiting_for(self) -> list[str]:
+        """What must be so before the node is ready: later troubles are those of single pods."""
+        return [] if self.is_done else ["comparing the node's pods with what is enrolled"]
+
+    def shown(self) -> list[dict[str, object]]:
+        """Every pod of this node, and how it stands; the keys are stable."""
+        enrolled = {each.state.pod_uid for each in self._enroller.enrolled}
+        found: list[dict[str, object]] = []
+        for uid, pod in sorted(self.pods.items(), key=lambda item: item[1].key):
+            state = pod.standing if uid in enrolled or not pod.is_meant else Standing.WAITING
+            reason = self.trouble.get(uid) or pod.explanation
+            found.append(
+                {
+                    "namespace": pod.key.namespace,
+                    "name": pod.key.name,
+                    "uid": uid,
+                    "state": state.value,
+                    "reason": reason,
+                }
+            )
+        return found

@@ -1,0 +1,40 @@
+"""Where a captured connection really leads: a service's address means one of several workloads, of which one is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from interceptor.workload import Endpoint, IPAddress
+
+
+class Way(StrEnum):
+    """The closed set of answers."""
+
+    MESH = "mesh"  # to whoever has the address by the registry
+    OUTSIDE = "outside"  # it is certain that nobody of the mesh is there
+    NOBODY_NOW = "nobody_now"  # a service of the mesh without anybody to serve it: wait, then refuse
+    NO_SUCH_PORT = "no_such_port"  # a service of the mesh that has not this port
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where to; `service` is the name of the service that was meant, empty when it was none."""
+
+    way: Way
+    endpoint: Endpoint
+    service: str = ""
+
+
+class Locate(Protocol):
+    """Says where a connection leads now."""
+
+    def __call__(self, destination: Endpoint, client: IPAddress) -> Route: ...
+
+
+def as_it_is(destination: Endpoint, client: IPAddress) -> Route:
+    """The route where addresses mean workloads and nothing else."""
+    del client
+    return Route(Way.MESH, destination)
