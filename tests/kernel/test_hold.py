@@ -10,7 +10,6 @@ import ctypes
 import errno
 import mmap
 import os
-import platform
 import select
 import socket
 import struct
@@ -24,12 +23,10 @@ import pytest
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall, capture, netns, sockets
 from interceptor.kernel.abi import OUTBOUND_PORT, Counter, ListenerSlot
-from interceptor.kernel.bpf_program import GUARD_PROGRAMS, load_programs
+from interceptor.kernel.bpf_program import GUARD_PROGRAMS
 from interceptor.kernel.capture import Capture
-from interceptor.kernel.headers import find_headers
 from interceptor.kernel.hold import Hold, UnknownPolicy
 from interceptor.kernel.mounts import find_cgroup2
-from interceptor.kernel.pinned import keep_maps
 from interceptor.workload import Endpoint
 from tests.harness.cgroup import inside, made
 from tests.kernel.scene import (
@@ -91,18 +88,6 @@ class Pod(Scene):
     def waiting(self) -> dict[int, tuple[int, int]]:
         assert self.hold is not None
         return {found.cookie: (found.cgroup_id, found.pid) for found in self.hold.waiting()}
-
-
-@pytest.fixture(scope="module")
-def next_programs(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    """Those of the agent that comes after the one that loaded `programs`."""
-    BPF_DIR.mkdir(mode=0o700)
-    keep_maps(programs, BPF_DIR)
-    headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
-    following = load_programs(headers.path, BPF_DIR)
-    capture.release(BPF_DIR)
-    yield following
-    following.close()
 
 
 @pytest.fixture
