@@ -110,6 +110,8 @@ class ClusterSide:
                 f"pod {pods[uid].key if uid in pods else uid}: {problem}"
                 for uid, problem in self.keeper.trouble.items()
             ]
+            if self.keeper.unguarded is not None:
+                found.append(f"new pods do not wait until they are known: {self.keeper.unguarded}")
         return found
 
     def shown(self) -> dict[str, object]:

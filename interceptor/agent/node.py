@@ -15,6 +15,8 @@ from interceptor.agent.enroller import Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.members import CutOff
+from interceptor.agent.outside import Outside
+from interceptor.agent.pod_gate import PodGate
 from interceptor.agent.pod_keeper import PodKeeper
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
@@ -27,6 +29,7 @@ from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
+from interceptor.kernel.hold import Hold
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
@@ -109,8 +112,15 @@ class Node:
         )
         self.cluster = cluster
         if cluster is not None:
+            hold = Hold(programs, config.paths.bpf_dir)
             cluster.keeper = PodKeeper(
-                config, cgroup, cluster.watch, self.enroller, self.registry, self.policies.redecide
+                config,
+                cgroup,
+                cluster.watch,
+                self.enroller,
+                self.registry,
+                PodGate(hold, Outside(hold, config.limits.connect_timeout.total_seconds())),
+                self.policies.redecide,
             )
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup

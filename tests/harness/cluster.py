@@ -104,6 +104,7 @@ class ClusterNode(FabricNode):
         super().__init__(slot, fabric, number, **options)
         self._next = iter(range(10, 200))
         self._made: list[Pod] = []
+        (slot.cgroup / ("kubepods" if self.driver == "cgroupfs" else "kubepods.slice")).mkdir()
         with self.netns.entered():
             netlink.ensure_bridge("cni0", slot.bridge_ipv4, slot.bridge_ipv6)
 
@@ -145,7 +146,15 @@ class ClusterNode(FabricNode):
         """What a kubelet makes of a pod `namespace/name`: a namespace, a cgroup, and a process that holds both."""
         uid = uid or str(uuid.uuid4())
         number = next(self._next) if host is None else host
-        made = Pod(self, path, uid, number, spec)
+        made = Pod(self, path, uid, number, spec, self.pod_cgroup(uid))
+        self._made.append(made)
+        return made
+
+    def start_stranger(self, name: str) -> Pod:
+        """The same outside of all that Kubernetes knows of: not below the pods' cgroup."""
+        uid = str(uuid.uuid4())
+        cgroup = self.slot.cgroup / "system.slice" / uid
+        made = Pod(self, f"nowhere/{name}", uid, next(self._next), {}, cgroup)
         self._made.append(made)
         return made
 
@@ -172,13 +181,21 @@ class ClusterNode(FabricNode):
         super().close_namespaces()
 
 
+class SystemdNode(ClusterNode):
+    """One whose kubelet lets systemd make its cgroups."""
+
+    driver = "systemd"
+
+
 class Pod(Namespace):
     """A pod that runs: programs in it are in its network namespace and its cgroup."""
 
-    def __init__(self, node: ClusterNode, path: str, uid: str, number: int, spec: dict[str, Any]) -> None:
+    def __init__(
+        self, node: ClusterNode, path: str, uid: str, number: int, spec: dict[str, Any], cgroup: Path
+    ) -> None:
         self.node, self.path, self.uid, self.spec = node, path, uid, spec
         slot = node.slot
-        self.cgroup = node.pod_cgroup(uid)
+        self.cgroup = cgroup
         self.cgroup.mkdir(parents=True)
         ipv4, ipv6 = slot.mesh_ipv4[number], slot.mesh_ipv6[number]
         netns_path = slot.directory / "netns" / f"pod-{uid}"
@@ -287,8 +304,8 @@ def cluster_of(count: int, **options: Any) -> Iterator[Cluster]:
         cidrs = [str(cidr) for slot in taken for cidr in (slot.mesh_ipv4, slot.mesh_ipv6)]
         nodes = []
         for number, slot in enumerate(others, start=1):
-            node = ClusterNode(slot, fabric, number, mesh={"cidrs": cidrs}, **options)
-            node.driver = ("systemd", "cgroupfs")[number % 2]
+            sort = (SystemdNode, ClusterNode)[number % 2]
+            node = sort(slot, fabric, number, mesh={"cidrs": cidrs}, **options)
             stack.callback(node.close)
             fabric.join(node)
             nodes.append(node)

@@ -89,6 +89,12 @@ def pods(cluster: Cluster) -> Iterator[Callable[..., Pod]]:
         wait_until(lambda pod=pod: pod.path not in pod.node.enrolled(), f"{pod.path} is withdrawn")
 
 
+def is_connecting(pod: Pod) -> bool:
+    """Whether a connection of it has sent its SYN, and has no answer (proc_net_tcp.txt, state 2)."""
+    lines = pod.run("cat", "/proc/net/tcp").check().stdout.splitlines()[1:]
+    return any(line.split()[3] == "02" for line in lines)
+
+
 def is_served(pod: Pod) -> bool:
     """Whether its node's agent runs and has it."""
     try:
@@ -128,6 +134,43 @@ def test_pods_of_a_labelled_namespace_talk_by_mutual_tls_between_nodes(
     assert record["source_identity"] == "spiffe://cluster.local/ns/shop/sa/client"
     assert record["destination_identity"] == "spiffe://cluster.local/ns/shop/sa/server"
     assert far.enrolled()["shop/server"]["labels"] == {"app": "server"}
+
+
+def test_connection_that_begins_before_anything_is_known_of_its_pod_is_served_and_never_in_plaintext(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    server = pods(far, "server")
+    serve(server)
+    with encrypted(cluster):
+        for number in range(5):
+            name = f"early-{number}"
+            pod = near.start_pod(f"shop/{name}", account=name)
+            asking = pod.spawn(PYTHON, "-c", CLIENT, server.ipv4, str(PORT), MARKER)
+            wait_until(lambda pod=pod: is_connecting(pod), "its first connection is on its way")
+            cluster.api.put(Kind.POD, pod.json())
+            assert asking.wait() == 0
+            assert asking.stdout.strip() == "answered"
+            forget(cluster, pod)
+            pod.close()
+
+
+def test_connection_of_a_pod_that_turns_out_to_be_outside_is_carried_on_as_it_is(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    cluster.api.namespace("plain", {})
+    server = pods(far, "server", namespace="plain", wait=False)
+    serve(server)
+    pod = near.start_pod("plain/early")
+    with in_plaintext(cluster):
+        asking = pod.spawn(PYTHON, "-c", CLIENT, server.ipv4, str(PORT), MARKER)
+        wait_until(lambda: is_connecting(pod), "its first connection is on its way")
+        cluster.api.put(Kind.POD, pod.json())
+        assert asking.wait() == 0
+        assert asking.stdout.strip() == "answered"
+        assert ask(pod, server.ipv4) == "answered"
+    forget(cluster, pod)
 
 
 def test_running_pods_are_enrolled_and_withdrawn_by_the_label_of_their_namespace(
@@ -368,9 +411,7 @@ def test_services_and_pods_outside_of_the_mesh_are_reached_as_they_are(
     cluster.api.namespace("plain", {})
     client = pods(near, "client")
     outside = pods(far, "outside", namespace="plain", wait=False)
-    behind = far.start_pod(
-        "plain/behind"
-    )  # to the API it is no pod: what kube-proxy would find behind the service
+    behind = far.start_stranger("behind")  # what kube-proxy would find behind the service
     for pod in (outside, behind):
         serve(pod)
     cluster.api.put(Kind.SERVICE, api_objects.service("plain/web", behind.ipv4, ports=[{"port": PORT}]))
