@@ -41,6 +41,7 @@ class Outside:
     def __init__(self, hold: Hold, connect_timeout: float) -> None:
         self._hold = hold
         self._connect_timeout = connect_timeout
+        self._serving: set[int] = set()
 
     def admit(self, netns: NetworkNamespace, cookie: int, nursery: trio.Nursery) -> None:
         """A namespace is outside from now on: new connections pass untouched, what is held is carried on.
@@ -48,7 +49,7 @@ class Outside:
         `netns` may be closed afterwards.  Raises KernelError, or EnrolmentError when no more can be admitted; the
         namespace goes on waiting then.
         """
-        if not self._hold.is_guarding():
+        if not self._hold.is_guarding() or cookie in self._serving:
             self._hold.admit_outside(cookie)
             return
         with ExitStack() as undo:
@@ -58,6 +59,8 @@ class Outside:
             undo.callback(self._hold.stop_steering, cookie)
             self._hold.steer_held(ours, cookie, listeners)
             self._hold.admit_outside(cookie)
+            self._serving.add(cookie)
+            undo.callback(self._serving.discard, cookie)
             nursery.start_soon(self._serve, ours, list(listeners.values()), undo.pop_all())
 
     async def _serve(

@@ -262,8 +262,11 @@ def test_connection_that_was_held_is_handed_over_when_its_namespace_is_outside(p
     assert nobody_comes(pods_own)
     own = pod.connect(pod.workload, family, LOOPBACK[family], OUTBOUND_PORT)
     pod.assert_direct(own, pods_own)
+    pod.hold.retain([pod.cookie])
+    assert len(list(BPF_DIR.glob("held_*"))) == 1
     pod.hold.stop_steering(pod.cookie)
     pod.hold.stop_steering(pod.cookie)  # once more is no error
+    assert list(BPF_DIR.glob("held_*")) == []
 
 
 @families
@@ -485,6 +488,13 @@ def test_cgroups_that_cannot_be_guarded_are_refused_and_the_guard_stays(pod: Pod
     with pytest.raises(KernelError, match=f"pod1 is below .*{pods.name}: give only the upper one"):
         pod.hold.guard([pods, pods / "pod1"])
     assert not is_connected(pod.begin(socket.AF_INET, NEIGHBOUR[socket.AF_INET], 80), 0.2)
+
+
+def test_what_a_dead_agent_steered_is_forgotten_with_its_namespace(pod: Pod) -> None:
+    assert pod.hold is not None
+    pod.hold.steer_held(pod.workload, pod.cookie, outside_listeners(pod))
+    pod.hold.retain([])
+    assert list(BPF_DIR.glob("held_*")) == []
 
 
 def test_release_leaves_no_guard_and_no_kept_map(pod: Pod) -> None:
