@@ -51,10 +51,14 @@ class PodGate:
                     self._outside.admit(netns, cookie, nursery)
                     admitted.add(cookie)
 
-    def take_in(self, name: str, cookie: int) -> None:
-        """A namespace is enrolled: what else the pod has is not outside any more."""
-        for each in {cookie, *self._admitted.pop(name, ())}:
-            self._hold.forget(each)
+    def take_in(self, name: str) -> None:
+        """A pod is about to be enrolled: it is not outside any more, and waits if that fails.
+
+        Nothing of it may be carried on in plaintext after that, so what was held is handed to nobody else first.
+        """
+        for cookie in self._admitted.pop(name, ()):
+            self._hold.stop_steering(cookie)
+            self._hold.forget(cookie)
 
     def retain(self, names: Collection[str]) -> None:
         """Forget the namespaces of all pods but these."""

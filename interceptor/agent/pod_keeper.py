@@ -224,8 +224,8 @@ class PodKeeper:
             labels=workload.labels,
             pod=PodClaim(step.uid, workload.addresses),
         )
-        enrolled = await self._enroller.enrol(request, netns, nursery)
-        self._gate.take_in(step.uid, enrolled.cookie)
+        self._gate.take_in(step.uid)
+        await self._enroller.enrol(request, netns, nursery)
 
     def _parent(self) -> Path:
         found = self._pods_cgroup or find_pods_cgroup(self._cgroup)
