@@ -8,7 +8,9 @@ Ten thousand policies are two million values: nodes are named tuples, which take
 classes to make, and the type of an event is compared before it is asked for its base classes.
 """
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -19,6 +21,9 @@ from interceptor.errors import quoted
 _STR, _NULL, _INT = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "int"))
 _RESOLVER: Final = yaml.resolver.Resolver()
 _TEXT: Final = (True, False)  # what is in quotes
+_DOCUMENT_START: Final = re.compile(r"(?<=\n)---(?=[ \t\n])")
+# A directive, which is said before a document, and what YAML counts as the end of a line beside "\n".
+_UNCUTTABLE: Final = re.compile("^\ufeff?%|[\r\x85\u2028\u2029]", re.MULTILINE)
 
 
 class StrictYamlError(Exception):
@@ -69,48 +74,89 @@ def kind_of(node: Node) -> str:
 
 def read_document(text: str, *, max_depth: int) -> Node | None:
     """The one document of a text, None when there is nothing in it; raises StrictYamlError, and nothing else."""
-    documents = _Reader(max_depth, number_keys=False, several=False).read(text, yaml.SafeLoader)
+    documents = tuple(_Reader(max_depth, number_keys=False, several=False).read(text, yaml.SafeLoader))
     return documents[0] if documents else None
 
 
-def read_documents(text: str, *, max_depth: int) -> tuple[Node, ...]:
+def read_documents(text: str, *, max_depth: int, first_line: int = 1) -> Iterator[Node]:
     """All documents of a text but the empty ones; keys may be whole numbers; raises StrictYamlError only.
 
-    Parsed by libyaml if PyYAML was built with it: several times as fast, and its messages have other words.
+    They come one by one: whoever is done with one before the next holds one at a time, which is faster too. Lines are
+    counted from `first_line`. Parsed by libyaml if PyYAML was built with it: several times as fast, and its messages
+    have other words.
     """
     loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-    return _Reader(max_depth, number_keys=True, several=True).read(text, loader)
+    return _Reader(max_depth, number_keys=True, several=True, first_line=first_line).read(text, loader)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some documents of a text, which begin in a line of it."""
+
+    text: str
+    line: int
+
+
+def split_documents(text: str) -> tuple[Part, ...]:
+    """Cut a text where a document surely begins, into parts that say together what the text says.
+
+    "---" at the beginning of a line, and a blank behind it, begins a document wherever it stands: it is allowed inside
+    no scalar (YAML 1.1, 4.1.2 and 9.1.2, "c-forbidden" in 1.2). What would make lines hard to count, or reach from one
+    document into the next (a directive), is left in one part.
+    """
+    if _UNCUTTABLE.search(text):
+        return (Part(text, 1),)
+    parts, begin, line = [], 0, 1
+    for mark in _DOCUMENT_START.finditer(text):
+        parts.append(Part(text[begin : mark.start()], line))
+        line += text.count("\n", begin, mark.start())
+        begin = mark.start()
+    return (*parts, Part(text[begin:], line))
 
 
 class _Reader:
     """Builds nodes from the parser's events, which come one by one: what is refused first ends the reading."""
 
-    def __init__(self, max_depth: int, *, number_keys: bool, several: bool) -> None:
+    def __init__(self, max_depth: int, *, number_keys: bool, several: bool, first_line: int = 1) -> None:
         self._max_depth = max_depth
+        self._first = first_line
         self._number_keys = number_keys
         self._several = several
         self._path: list[str] = []  # of keys, for messages
         self._next: Any = None
 
-    def read(self, text: str, loader: Any) -> tuple[Node, ...]:  # noqa: ANN401 - PyYAML's loaders share no type
+    def read(self, text: str, loader: Any) -> Iterator[Node]:  # noqa: ANN401 - PyYAML's loaders share no type
         """The documents of a text."""
         try:
             parser = loader(text)
         except (yaml.YAMLError, ValueError) as error:
-            raise _unreadable(text, error) from None
+            raise self._unreadable(text, error) from None
         self._next = parser.get_event
         try:
-            return tuple(self._documents())
+            yield from self._documents()
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
-            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            tab = "; it is a tab, use spaces" if _is_tab(text, line, column) else ""
-            raise StrictYamlError(f"cannot be read, {error.problem}{tab}", line, column) from None
+            line, column = (mark.line, mark.column + 1) if mark else (0, 1)
+            tab = "; it is a tab, use spaces" if _is_tab(text, line + 1, column) else ""
+            raise StrictYamlError(
+                f"cannot be read, {error.problem}{tab}", line + self._first, column
+            ) from None
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             # The last two come from PyYAML itself, for an escape such as "\\UFFFFFFFF" that names no character.
-            raise _unreadable(text, error) from None
+            raise self._unreadable(text, error) from None
         finally:
             parser.dispose()
+
+    def _unreadable(self, text: str, error: Exception) -> StrictYamlError:
+        """What PyYAML refuses without a place; of characters that must not be in YAML, the first one is found again."""
+        found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        if found is None:
+            return StrictYamlError(f"cannot be read, {quoted(str(error))}")
+        line = text.count("\n", 0, found.start()) + self._first
+        column = found.start() - text.rfind("\n", 0, found.start())
+        return StrictYamlError(
+            f"cannot be read, {quoted(found.group())} must not be in YAML, remove it", line, column
+        )
 
     def _documents(self) -> Iterator[Node]:
         number = 0
@@ -119,25 +165,26 @@ class _Reader:
                 continue
             number += 1
             if number > 1 and not self._several:
-                _refuse(event, "cannot be read, but found another document")
+                self._refuse(event, "cannot be read, but found another document")
             node = self._node(self._next(), 0)
             if not (isinstance(node, ScalarNode) and node.is_null):
                 yield node
 
     def _node(self, event: Any, depth: int) -> Node:  # noqa: ANN401 - an event of PyYAML, of many types
-        mark = event.start_mark
-        if type(event) is yaml.AliasEvent or event.anchor is not None:
-            _refuse(event, "cannot be read, anchors and aliases are not allowed, write the value out")
+        if event.anchor is not None:  # an alias has one too
+            self._refuse(event, "cannot be read, anchors and aliases are not allowed, write the value out")
         if event.tag is not None:
-            _refuse(event, "cannot be read, tags are not allowed, remove the word that begins with '!'")
+            self._refuse(event, "cannot be read, tags are not allowed, remove the word that begins with '!'")
         if depth >= self._max_depth:
-            _refuse(event, f"cannot be read, it is nested deeper than {self._max_depth} levels")
+            self._refuse(event, f"cannot be read, it is nested deeper than {self._max_depth} levels")
+        mark = event.start_mark
+        place = mark.line + self._first, mark.column + 1
         if type(event) is yaml.ScalarEvent:
             is_text, is_null = _TEXT if event.style else _plain(event.value)
-            return ScalarNode(event.value, is_text, is_null, mark.line + 1, mark.column + 1)
+            return ScalarNode(event.value, is_text, is_null, *place)
         if type(event) is yaml.SequenceStartEvent:
-            return ListNode(self._items(depth + 1), mark.line + 1, mark.column + 1)
-        return MappingNode(self._entries(depth + 1), mark.line + 1, mark.column + 1)
+            return ListNode(self._items(depth + 1), *place)
+        return MappingNode(self._entries(depth + 1), *place)
 
     def _items(self, depth: int) -> tuple[Node, ...]:
         items = []
@@ -147,27 +194,36 @@ class _Reader:
 
     def _entries(self, depth: int) -> dict[str, tuple[ScalarNode, Node]]:
         entries: dict[str, tuple[ScalarNode, Node]] = {}
+        path = self._path
         while type(event := self._next()) is not yaml.MappingEndEvent:
-            key = self._key(self._node(event, depth))
-            self._path.append(key.text)
-            if key.text in entries:
-                first = entries[key.text][0].line
-                path = quoted(".".join(self._path))
+            key = self._node(event, depth)
+            if type(key) is not ScalarNode or not key.is_text:
+                key = self._number_key(key)
+            text = key.text
+            path.append(text)
+            if text in entries:
+                first, where = entries[text][0].line, quoted(".".join(path))
                 raise StrictYamlError(
-                    f"key {path} is there twice, first in line {first}", key.line, key.column
+                    f"key {where} is there twice, first in line {first}", key.line, key.column
                 )
-            entries[key.text] = (key, self._node(self._next(), depth))
-            self._path.pop()
+            entries[text] = (key, self._node(self._next(), depth))
+            path.pop()
         return entries
 
-    def _key(self, node: Node) -> ScalarNode:
-        is_key = isinstance(node, ScalarNode) and (
-            node.is_text or (self._number_keys and node.text.isascii() and node.text.isdecimal())
-        )
-        if not is_key:
-            raise StrictYamlError(f"a key must be plain text, not {kind_of(node)}", node.line, node.column)
-        assert isinstance(node, ScalarNode)
-        return node
+    def _number_key(self, node: Node) -> ScalarNode:
+        """A key that YAML takes as no text: fine if it is a whole number, and those are allowed."""
+        if (
+            isinstance(node, ScalarNode)
+            and self._number_keys
+            and node.text.isascii()
+            and node.text.isdecimal()
+        ):
+            return node
+        raise StrictYamlError(f"a key must be plain text, not {kind_of(node)}", node.line, node.column)
+
+    def _refuse(self, event: Any, problem: str) -> NoReturn:  # noqa: ANN401 - an event of PyYAML
+        mark = event.start_mark
+        raise StrictYamlError(problem, mark.line + self._first, mark.column + 1)
 
 
 @lru_cache(maxsize=4096)
@@ -177,22 +233,6 @@ def _plain(text: str) -> tuple[bool, bool]:
     return tag == _STR, tag == _NULL
 
 
-def _unreadable(text: str, error: Exception) -> StrictYamlError:
-    """What PyYAML refuses without a place; of characters that must not be in YAML, the first one is found again."""
-    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
-    if found is None:
-        return StrictYamlError(f"cannot be read, {quoted(str(error))}")
-    line = text.count("\n", 0, found.start()) + 1
-    column = found.start() - text.rfind("\n", 0, found.start())
-    return StrictYamlError(
-        f"cannot be read, {quoted(found.group())} must not be in YAML, remove it", line, column
-    )
-
-
 def _is_tab(text: str, line: int, column: int) -> bool:
     lines = text.split("\n", line)
     return len(lines) >= line and lines[line - 1][column - 1 : column] == "\t"
-
-
-def _refuse(event: Any, problem: str) -> NoReturn:  # noqa: ANN401 - an event of PyYAML
-    raise StrictYamlError(problem, event.start_mark.line + 1, event.start_mark.column + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,21 @@ from interceptor.line_file import LineFile
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def _in_children(count, action):  # type: ignore[no-untyped-def]
+    """Run `action(number)` in so many processes at once."""
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if child == 0:
+            try:
+                action(number)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
 
 def test_lines_are_appended_and_only_the_owner_reads_them(tmp_path: Path) -> None:
@@ -59,3 +75,38 @@ def test_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     file.path.rename(tmp_path / "moved")
     file.write(["two"])
     assert file.path.read_text() == "two\n"
+
+
+def test_processes_that_append_and_rotate_at_once_lose_no_line(tmp_path: Path) -> None:
+    file = LineFile(tmp_path / "f", 2000, keep=100)
+    wanted = {f"{writer}:{number}:{'x' * 40}" for writer in range(4) for number in range(200)}
+
+    def append(writer: int) -> None:
+        for number in range(200):
+            file.write([f"{writer}:{number}:{'x' * 40}"])
+
+    _in_children(4, append)
+    lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+    assert len(lines) == len(wanted)
+    assert set(lines) == wanted
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 2000
+
+
+def test_line_that_a_killed_process_left_half_spoils_none_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("whole\nha")
+    LineFile(path, 1000).write(["next"])
+    assert path.read_text() == "whole\nha\nnext\n"
+
+
+def test_file_whose_lock_somebody_keeps_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_file, "LOCK_SECONDS", 0.05)
+    path = tmp_path / "f"
+    with path.open("w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another process holds its lock"):
+            LineFile(path, 1000).write(["one"])
+    LineFile(path, 1000).write(["two"])
+    assert path.read_text() == "two\n"

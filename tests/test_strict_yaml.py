@@ -2,8 +2,18 @@
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from interceptor.strict_yaml import MappingNode, ScalarNode, StrictYamlError, kind_of, read_documents
+from interceptor.strict_yaml import (
+    MappingNode,
+    Node,
+    ScalarNode,
+    StrictYamlError,
+    kind_of,
+    read_documents,
+    split_documents,
+)
 
 
 @pytest.fixture(params=[True, False], ids=["libyaml", "python"])
@@ -44,6 +54,78 @@ def test_documents_have_places_and_may_have_number_keys() -> None:
 )
 def test_documents_other_text_is_refused_with_its_line(text: str, line: int | None, problem: str) -> None:
     with pytest.raises(StrictYamlError) as caught:
-        read_documents(text, max_depth=9)
+        tuple(read_documents(text, max_depth=9))
     assert problem in caught.value.problem
     assert caught.value.line == line
+
+
+def whole(text: str) -> list[Node] | None:
+    """The documents of a text, None when it is not one that can be read."""
+    try:
+        return list(read_documents(text, max_depth=9))
+    except StrictYamlError:
+        return None
+
+
+def cut(text: str) -> list[Node] | None:
+    """The same, by parts."""
+    try:
+        return [
+            node
+            for part in split_documents(text)
+            for node in read_documents(part.text, max_depth=9, first_line=part.line)
+        ]
+    except StrictYamlError:
+        return None
+
+
+TEXTS = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "---\n",
+                "--- ",
+                "---\t",
+                "\n---\n",
+                "---x",
+                " ---\n",
+                "...\n",
+                "a: b\n",
+                "- c\n",
+                "[",
+                "]",
+                "{",
+                "}",
+                ": ",
+            ),
+            *(
+                "'",
+                '"',
+                "|\n",
+                ">-\n",
+                "  x\n",
+                "# c\n",
+                "\n",
+                "\r\n",
+                "\r",
+                "\x85",
+                "\u2028",
+                "\ufeff",
+                "%YAML 1.1\n",
+            ),
+            *("\t", "\\", "&a ", "*a", "!t ", "? k\n", "7", "key: |+\n", "\n\n", ","),
+        ]
+    ),
+    max_size=25,
+).map("".join)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(TEXTS)
+@example("a: 1\n---\nb: 2\n--- {c: 3}\n---")
+@example("a: |+\n  x\n\n---\nb: 2\n")
+@example("a: 'x\n---\ny'\n")
+@example("%YAML 1.1\n---\na: 1\n---\nb: 1\n")
+def test_parts_say_together_what_the_text_says(text: str) -> None:
+    assert cut(text) == whole(text)
+    assert "".join(part.text for part in split_documents(text)) == text

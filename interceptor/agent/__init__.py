@@ -6,6 +6,7 @@ requests          the verbs of the admin socket: enrol, run, withdraw, down
 views             its nouns: workloads, connections, certificates, status, explain
 health            what is wrong with a workload, measured now
 explain           what would happen to one connection, with explain_ends and explanation
+explain_record    what happened to one, from its record
 enroller          takes workloads in and out, undoing everything upon failure
 preparation       the steps of taking one in
 members           which there are now, and what is written down of them

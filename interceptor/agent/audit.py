@@ -30,6 +30,7 @@ _NO_DENIALS = frozenset(
     }
 )
 _FROM_RECORD = (
+    "trace_id",
     "direction",
     "source_address",
     "source_workload",
@@ -39,6 +40,7 @@ _FROM_RECORD = (
     "destination_workload",
     "destination_namespace",
     "destination_identity",
+    "connection_security_policy",
 )
 
 
@@ -46,6 +48,7 @@ class Audit:
     """Appends events; nothing in it blocks. `exceptions_used` counts, by the exception's name, since the start."""
 
     def __init__(self, path: Path, max_bytes: int, now: Callable[[], datetime]) -> None:
+        self.path = path
         self._file: QueuedFile[dict[str, Any]] = QueuedFile(
             path, max_bytes, "audit events", json.dumps, keep=KEEP
         )

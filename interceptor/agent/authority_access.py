@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.credentials import Credentials
     from interceptor.credentials.link import AuthorityLink
     from interceptor.identity.svid import NodeSvid
     from interceptor.identity.trust_document import TrustDocument
-    from interceptor.workload import Endpoint
 
 AUTHORITY_DIRECTORY = "authority"
 
@@ -32,7 +32,7 @@ class AuthorityAccess(Protocol):
     def node_name(self) -> str: ...
 
     @property
-    def address(self) -> Endpoint | None: ...
+    def address(self) -> AuthorityAddress | None: ...
 
     @property
     def waiting_for(self) -> str | None: ...
@@ -40,8 +40,12 @@ class AuthorityAccess(Protocol):
     async def open(self) -> TrustDocument:
         """Get ready to ask; what is to be believed until there is news.  AuthorityError when there is no way in."""
 
-    def keep(self, document: TrustDocument) -> None:
-        """What is believed from now on, so that the next agent can begin with it."""
+    @property
+    def problem(self) -> str | None:
+        """Why the node would not be let in after a boot; None when it would, or need not be."""
+
+    def keep(self, document: TrustDocument) -> str | None:
+        """What is believed from now on, so that the next agent can begin with it; why that cannot be kept, else None."""
 
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
         """What must go on as long as anything is asked, until cancelled; `renewed` is told of the node's certificates."""

@@ -12,7 +12,8 @@ import trio
 
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
-from interceptor.authority_service import serve
+from interceptor.authority.return_tokens import DEFAULT_PERIOD
+from interceptor.authority_service import DeskLimits, serve
 from interceptor.authority_service.pod_tokens import PodTokens
 from interceptor.authority_store import AuthorityStore
 from interceptor.kubernetes.client import ApiClient
@@ -21,6 +22,7 @@ from interceptor.kubernetes.resource import NAMESPACES, PODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
     from pathlib import Path
 
     from interceptor.cluster.head import ObjectKey
@@ -37,7 +39,8 @@ class ServedAuthority:
     """Which authority is served, and where; the audit is written to its directory unless it is to be elsewhere.
 
     With `api` nodes get certificates only for pods that the Kubernetes API there shows on them; with `agents`, a service
-    account, they may join by the tokens of its pods.
+    account, they may join by the tokens of its pods. Nodes come back by themselves within
+    `return_period`. Who watches it asks at `metrics`.
     """
 
     directory: Path
@@ -46,6 +49,8 @@ class ServedAuthority:
     audit_path: Path | None
     api: ApiAccess | None = None
     agents: ObjectKey | None = None
+    return_period: timedelta = DEFAULT_PERIOD
+    metrics: Endpoint | None = None
 
 
 def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> None:
@@ -57,6 +62,7 @@ def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> N
     raise_descriptor_limit()
     forbid_core_dumps()
     with closing(AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)) as store:
+        store.keep_audit_path(None if served.audit_path is None else served.audit_path.absolute())
         try:
             trio.run(_serve, store, served, progress)
         except BaseExceptionGroup as group:
@@ -80,8 +86,10 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
             audit_path=served.audit_path or served.directory / AUDIT_FILE,
             now=wall_clock,
             ready=ready,
+            desk_limits=DeskLimits(return_period=served.return_period),
             pods=pods,
             proof=proof,
+            metrics=served.metrics,
         )
 
 

@@ -12,6 +12,7 @@ import trio
 from interceptor.agent.cluster_policies import ClusterPolicies
 from interceptor.agent.cluster_routes import ClusterRoutes
 from interceptor.agent.policy_files import PolicyFiles
+from interceptor.agent.policy_keeper import mesh_of
 from interceptor.cluster.cluster import Kind
 from interceptor.errors import ClusterError, UsageError
 from interceptor.identity.rotation import backoff
@@ -58,12 +59,12 @@ class ClusterSide:
         self.server = access.server
         self._client = ApiClient(access)
         self.watch = ClusterWatch(self._client, (*EVERYTHING, *POLICIES))
-        root = config.policy.root_namespace
+        mesh = mesh_of(config)
 
         def parse(place: str, text: str) -> tuple[Document, ...]:
-            return parse_file(place, text, root)
+            return parse_file(place, text, mesh)
 
-        self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, root), self.watch, parse)
+        self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, mesh), self.watch, parse)
         self.routes = ClusterRoutes(config, self.watch)
         self.keeper: PodKeeper | None = None
 

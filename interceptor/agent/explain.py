@@ -20,22 +20,19 @@ from interceptor.agent.explain_ends import (
 )
 from interceptor.agent.explanation import Explanation
 from interceptor.agent.health import problems_of
-from interceptor.errors import EnrolmentError, UsageError, quoted, utc
+from interceptor.errors import EnrolmentError, utc
 from interceptor.kernel.abi import INBOUND_TUNNEL_PORT
 from interceptor.kernel.listening import is_listened_on
 from interceptor.policy.policy_set import InboundAttempt, OutboundAttempt
 from interceptor.policy.trace import explain_inbound, explain_outbound
 from interceptor.policy.verdict import Denial, Reason, Transport
-from interceptor.proxy.redecide import attempt_again, was_decided
 from interceptor.proxy.route import Way
-from interceptor.workload import Direction, Workload
+from interceptor.workload import Workload
 
 if TYPE_CHECKING:
     from interceptor.agent.explain_ends import Destination
     from interceptor.agent.node import Node
     from interceptor.identity.spiffe_id import SpiffeId
-    from interceptor.policy.trace import Trace
-    from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.telemetry.recent import RecentConnections
     from interceptor.workload import Endpoint, IPAddress
 
@@ -68,50 +65,6 @@ async def explain(node: Node, source_text: str, destination_text: str) -> dict[s
         await _from_outside(node, explanation, source, destination)
     _add_last_record(node.records.recent, explanation, destination)
     return explanation.to_dict()
-
-
-async def explain_connection(node: Node, name: str) -> dict[str, object]:
-    """What happened to a connection that is remembered, by its id, and what policy would say of it now; UsageError."""
-    records = (*node.records.recent.live, *node.records.recent.finished)
-    record = next((each for each in reversed(records) if each.id == name), None)
-    if record is None:
-        raise UsageError(
-            f"no connection {quoted(name)} is remembered, only those that are open and the last thousand that ended: "
-            "see 'interceptor connections -o json' for their ids"
-        )
-    shown = record.to_dict(trio.current_time())
-    source = f"{shown['source_namespace']}/{shown['source_workload']}"
-    explanation = Explanation(
-        source if record.source_workload else str(shown["source_address"]), str(shown["destination_address"])
-    )
-    outcome = f"{shown['reason']}: {shown['detail']}" if record.reason else "permitted"
-    by = f" ({shown['policy']})" if shown["policy"] else ""
-    explanation.step(
-        "record",
-        f"at {shown['time']}, {shown['direction']}, identity {shown['source_identity'] or 'none'}: {outcome}{by}",
-        passed=record.reason is None,
-    )
-    trace = await _trace_again(node, record)
-    if trace is None:
-        explanation.step(
-            "policy", "it ended before policy was asked, or its workload is not enrolled any more"
-        )
-    else:
-        explanation.follow(f"{record.direction} policy", trace)
-    return explanation.to_dict()
-
-
-async def _trace_again(node: Node, record: ConnectionRecord) -> Trace | None:
-    own = record.source_workload if record.direction is Direction.OUTBOUND else record.destination_workload
-    enrolled = node.enroller.get(own.key) if own is not None else None
-    if enrolled is None or not was_decided(record):
-        return None
-    attempt = attempt_again(record, enrolled.proxy.context)
-    if isinstance(attempt, OutboundAttempt):
-        return await trio.to_thread.run_sync(explain_outbound, node.policy.value, attempt)
-    if attempt is None:
-        return None
-    return await trio.to_thread.run_sync(explain_inbound, node.policy.value, attempt)
 
 
 async def _from_workload(

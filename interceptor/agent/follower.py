@@ -13,7 +13,8 @@ from interceptor.agent.clock import wall_clock
 from interceptor.agent.remote_workloads import remote_workloads
 from interceptor.agent.reporter import Reporter
 from interceptor.agent.subscription import LONGEST_PAUSE, Subscription
-from interceptor.authority.reports import MAX_ADDRESSES, NodeReport, RegisteredWorkload
+from interceptor.authority.refusal import Code
+from interceptor.authority.reports import MAX_ADDRESSES, MAX_REASON, NodeReport, RegisteredWorkload
 from interceptor.credentials.issuers import roots_of
 from interceptor.credentials.renewal import LONGEST_PAUSE_SHARE
 from interceptor.credentials.rotation_watch import RotationWatch
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NOTHING = f"sha256:{'0' * 64}"  # the hash of no document
 _RETURN_SHARE = (
     10  # after an outage, what failed is tried again within this part of a certificate's life, ...
 )
@@ -49,6 +51,7 @@ class Follower:
     """Everything that goes on between one node and its authority; `open`, and then `run`.
 
     document    the trust document in force
+    unkept      why a restart would lose it, None when it would not
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Follower:
         self._is_registry = is_registry
         self._warnings: tuple[str, ...] = ()
         self.document: TrustDocument | None = None
+        self.unkept: str | None = None
+        self._kept: TrustDocument | None = None
         lifetime = config.certificates.lifetime
         pause = lifetime * LONGEST_PAUSE_SHARE  # short lives leave less time for everything
         self._return_spread = min(_RETURN_LONGEST, pause)
@@ -104,6 +109,12 @@ class Follower:
         """What the authority has against this node, so that nothing reaches it until somebody acts; None if nothing."""
         failures = (self.trust.last_failure if self.trust else None, self.reporter.last_failure)
         return next((str(each) for each in failures if isinstance(each, AuthorityRefusal)), None)
+
+    @property
+    def clock_skew(self) -> str | None:
+        """That our clock and the authority's differ, as far as one of us has noticed: nothing can be renewed then."""
+        failures = (self.trust.last_error if self.trust else None, self.reporter.last_error)
+        return next((each for each in failures if each and each.startswith(f"{Code.CLOCK_SKEW}:")), None)
 
     async def open(self) -> None:
         """Find the way to the authority, and believe what it says."""
@@ -160,7 +171,7 @@ class Follower:
         if {entry.value for entry in before} - {entry.value for entry in document.revoked.entries}:
             self._credentials.try_again(self._return_spread)  # what was refused may be granted now
         self._show_authorities()
-        self.access.keep(document)
+        self._keep(document)
         self.reporter.changed()
         log.info("believing %s, %d revocations", document.document_hash, len(document.revoked.entries))
 
@@ -179,16 +190,26 @@ class Follower:
         if registry != self._registry.value:
             self._registry.replace(registry)
 
+    def _keep(self, document: TrustDocument) -> None:
+        self.unkept = self.access.keep(document)
+        if self.unkept is None:
+            self._kept = document
+
     def _report(self) -> NodeReport:
+        """What the authority is to know; a document that a restart would lose is not confirmed, or trust would be lost."""
         assert self.document is not None
+        if self.unkept is not None:
+            self._keep(self.document)
+        kept = self._kept
         self._show_authorities()
         chains = (svid.chain for svid in self._credentials.svids())
         return NodeReport(
-            self.document.bundle_hash,
-            self.document.document_hash,
+            _NOTHING if kept is None else kept.bundle_hash,
+            _NOTHING if kept is None else kept.document_hash,
             roots_of(chains, self.own_roots()),
             tuple(self._registered(workload) for workload in self._reported()),
             wall_clock(),
+            (self.unkept or "")[:MAX_REASON],
         )
 
     def _reported(self) -> tuple[Workload, ...]:

@@ -37,8 +37,11 @@ def authority_problems(node: Node) -> list[str]:
         if is_late(svid.issued_at, svid.not_after, now):
             why = own.last_error or "no renewal was tried yet"
             found.append(f"the node's own certificate, until {utc(svid.not_after)}, was not renewed: {why}")
+    if node.follower.clock_skew is not None:
+        found.append(f"clocks differ, nothing can be renewed: {node.follower.clock_skew}")
     if node.follower.refusal is not None:
         found.append(f"the authority refuses this node: {node.follower.refusal}")
+    found += _keeping_problems(node)
     intermediates = {each for svid in node.credentials.svids() for each in svid.chain[1:]}
     for kind, remedy, authorities in (
         ("intermediate", "put the root key back, or 'interceptor ca rotate intermediate'", intermediates),
@@ -51,6 +54,15 @@ def authority_problems(node: Node) -> list[str]:
             if is_late(each.not_valid_before_utc, each.not_valid_after_utc, now)
         ]
     return found
+
+
+def _keeping_problems(node: Node) -> Iterator[str]:
+    """What a restart, or a boot, would lose."""
+    unkept, no_return = node.follower.unkept, node.follower.access.problem
+    if unkept is not None:
+        yield f"a restart would lose what this node believes now, a rotation waits for it: {unkept}"
+    if no_return is not None:
+        yield f"this node could not come back by itself after a boot: {no_return}"
 
 
 def revocation_of(enrolled: Enrolled) -> str | None:
@@ -87,6 +99,8 @@ def _certificate_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
     svid, now = contexts.svid, wall_clock()
     if svid.not_after <= now:
         yield "its certificate has expired: see 'interceptor certificates'"
+    elif svid.not_before > now:
+        yield f"its certificate is not valid before {utc(svid.not_before)}, by this node's clock it is {utc(now)}: set it"
     elif is_late(svid.issued_at, svid.not_after, now):
         status = node.credentials.status(enrolled.workload.key)
         why = status.last_error if status and status.last_error else "see 'interceptor certificates'"

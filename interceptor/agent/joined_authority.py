@@ -1,4 +1,4 @@
-"""An authority elsewhere: joined once with a token, and known again after a restart."""
+"""An authority elsewhere: joined once with a token, and known again after a restart, and after a boot."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.kept_identity import KeptIdentity
+from interceptor.agent.return_tokens import ReturnTokens
 from interceptor.agent.state import write_atomically
+from interceptor.authority.refusal import Code
+from interceptor.authority.tokens import PodToken
 from interceptor.authority_client import AuthorityClient
-from interceptor.errors import AuthorityError, InterceptorError, utc
+from interceptor.errors import AuthorityError, AuthorityRefusal, InterceptorError, utc
 from interceptor.identity.node_id import NodeId
 from interceptor.identity.trust_document import TrustDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.config import Config
     from interceptor.credentials import Credentials
     from interceptor.identity.svid import NodeSvid
-    from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,11 @@ class JoinedAuthority:
     waiting_for: str | None = None
 
     def __init__(
-        self, config: Config, address: Endpoint, token: str | None, link: AuthorityClient | None = None
+        self,
+        config: Config,
+        address: AuthorityAddress,
+        token: str | None,
+        link: AuthorityClient | None = None,
     ) -> None:
         self.address = address
         self.node_name = config.node
@@ -41,36 +48,35 @@ class JoinedAuthority:
         self._token = token
         self._trust_path = config.paths.state_dir / TRUST_FILE
         self._kept = KeptIdentity(config.paths.state_dir)
+        self._returns = ReturnTokens(config.paths.state_dir)
+        self._unkept = False
+        self._is_pod = token is not None and PodToken.is_meant(token)
         self.link = link or AuthorityClient(address, config.trust_domain, config.node, wall_clock)
 
     async def open(self) -> TrustDocument:
-        """Go on as the node that we were, or become one with the token."""
+        """Go on as the node that we were, or become one with the token, or with the return token."""
         kept, why_not = self._load()
         if self._token is not None:
-            try:
-                self._keep_svid(await self.link.join(self._token))
-            except AuthorityError as error:
-                if kept is None:
-                    raise
-                log.warning("going on as %s, which this node was before: %s", self._node_id, error)
-                self.link.resume(*kept)
-        elif kept is None:
-            raise AuthorityError(
-                f"{why_not}: make a token with 'interceptor ca token create --node {self.node_name}' where the "
-                "authority is, and start with 'interceptor up --join-token-file FILE'"
-            )
-        else:
+            await self._join(self._token, kept)
+        elif kept is not None:
             self.link.resume(*kept)
+        else:
+            await self._come_back_or(AuthorityError(f"{why_not}: {self._how_to_join()}"))
         document = self.link.document
         assert document is not None, "who has joined knows whom to believe"
         self.keep(document)
         return document
 
-    def keep(self, document: TrustDocument) -> None:
+    def keep(self, document: TrustDocument) -> str | None:
         try:
             write_atomically(self._trust_path, document.to_json())
         except InterceptorError as error:
-            log.warning("the next agent will begin with an older trust document: %s", error)
+            if not self._unkept:  # it is tried again and again
+                log.warning("the next agent will begin with an older trust document: %s", error)
+            self._unkept = True
+            return str(error)
+        self._unkept = False
+        return None
 
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
         def use(svid: NodeSvid) -> None:
@@ -78,24 +84,97 @@ class JoinedAuthority:
             renewed(svid)
 
         assert self.link.svid is not None, "it was opened"
-        await credentials.keep_node_fresh(self.link.svid, self.link.renew_node, use)
+        await credentials.keep_node_fresh(self.link.svid, self._renew, use)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the node could not come back after a boot; None when it could, or need not."""
+        return self._returns.problem
 
     def close(self) -> None:
         self.link.close()
+
+    async def _join(self, token: str, kept: tuple[NodeSvid, TrustDocument] | None) -> None:
+        """With a token from outside; if it is of no use, which it is at the second start, go on as who we were."""
+        offered = "" if self._is_pod else self._returns.offer()
+        try:
+            svid = await self.link.join(token, offered)
+        except AuthorityError as error:
+            if kept is None:
+                await self._come_back_or(error)
+                return
+            log.warning("going on as %s, which this node was before: %s", self._node_id, error)
+            self.link.resume(*kept)
+            return
+        self._settle()
+        self._keep_svid(svid)
+
+    async def _come_back_or(self, otherwise: AuthorityError) -> None:
+        """With the return token, after a boot; what is wrong otherwise, when there is none."""
+        document = self._document()
+        if self._returns.present is None or document is None:
+            raise otherwise
+        try:
+            svid = await self._come_back(document)
+        except AuthorityRefusal as refusal:
+            raise AuthorityError(f"{refusal}: {self._how_to_join()}") from None
+        log.info("this node came back as %s with its return token", self._node_id)
+        self._keep_svid(svid)
+
+    async def _come_back(self, document: TrustDocument) -> NodeSvid:
+        try:
+            return await self._return_once(document)
+        except AuthorityRefusal as refusal:
+            if refusal.code != Code.RETURN_TOKEN_ADVANCED:
+                raise
+        self._returns.taken()  # the answer was lost, or we were killed before we could keep it
+        return await self._return_once(document)
+
+    async def _return_once(self, document: TrustDocument) -> NodeSvid:
+        token = self._returns.present
+        assert token is not None, "it was looked at"
+        svid = await self.link.come_back(token, document, self._returns.offer())
+        self._settle()
+        return svid
+
+    async def _renew(self) -> NodeSvid:
+        """The node's next certificate; after an outage that was longer than the last one's life, by the return token."""
+        assert self.link.document is not None, "it was opened"
+        if self._is_pod:
+            return await self.link.renew_node()
+        try:
+            svid = await self.link.renew_node(self._returns.offer())
+        except AuthorityRefusal as refusal:
+            if refusal.code != Code.NODE_IDENTITY_EXPIRED or self._returns.present is None:
+                raise
+            return await self._come_back(self.link.document)
+        self._settle()
+        return svid
+
+    def _settle(self) -> None:
+        """The authority has answered what we offered."""
+        if self.link.return_until is not None:
+            self._returns.taken()
+        else:
+            self._returns.declined()
+
+    def _how_to_join(self) -> str:
+        return (
+            f"make a token with 'interceptor ca token create --node {self.node_name}' where the authority is, and start "
+            "with 'interceptor up --join-token-file FILE'"
+        )
 
     def _keep_svid(self, svid: NodeSvid) -> None:
         try:
             self._kept.store(svid)
         except InterceptorError as error:
-            log.warning("the next agent will need a new token to join: %s", error)
+            log.warning("the next agent will have to come back by the return token: %s", error)
 
     def _load(self) -> tuple[tuple[NodeSvid, TrustDocument] | None, str]:
         """What the last agent left, or why it cannot be used."""
         svid = self._kept.load(self._node_id)
-        document = None
-        with suppress(OSError, InterceptorError):
-            document = TrustDocument.from_json(self._trust_path.read_bytes())
-        if svid is None or document is None or document.trust_domain != self._node_id.trust_domain:
+        document = self._document()
+        if svid is None or document is None:
             return (
                 None,
                 f"node {self.node_name} has not joined the authority at {self.address} since the last boot",
@@ -103,3 +182,11 @@ class JoinedAuthority:
         if svid.not_after <= wall_clock():
             return None, f"the certificate of node {self.node_name} expired at {utc(svid.not_after)}"
         return (svid, document), ""
+
+    def _document(self) -> TrustDocument | None:
+        """What was believed last, None when that cannot be read."""
+        with suppress(OSError, InterceptorError):
+            document = TrustDocument.from_json(self._trust_path.read_bytes())
+            if document.trust_domain == self._node_id.trust_domain:
+                return document
+        return None

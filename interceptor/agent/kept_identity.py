@@ -2,7 +2,7 @@
 
 They lie in the kernel's keyring, where every process of our user could read them, so they are encrypted; the key to
 that lies in the state directory, where nobody finds anything else. Either half alone is worth nothing, and the first
-ends with the boot: then the node joins again.
+ends with the boot: then the node comes back by its return token.
 """
 
 from __future__ import annotations
@@ -72,10 +72,14 @@ class KeptIdentity:
         except (InvalidTag, ValueError, KeyError, TypeError, InterceptorError):
             return None  # of another node's name, or of another version: it joins again
 
-    def remove(self) -> None:
-        """Keep nothing any more."""
+    def forget(self) -> None:
+        """Let go of key and certificate, as a boot does."""
         with suppress(KernelError):
             self._keyring.remove()
+
+    def remove(self) -> None:
+        """Keep nothing any more."""
+        self.forget()
         self._path.unlink(missing_ok=True)
 
     def _secret(self) -> bytes:

@@ -25,6 +25,7 @@ from interceptor.agent.service_manager import READY, STOPPING, tell_service_mana
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
 from interceptor.credentials import Credentials, certificate_state
+from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
@@ -70,10 +71,11 @@ class Node:
         self.config = config
         self.now = wall_clock
         self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
-        self.records = Records(config.records, self.audit)
+        self.records = Records(config.records, self.audit, config.paths.state_dir)
         self.credentials = Credentials(access.link, config.certificates.lifetime, wall_clock, observer=self)
         self.capture = Capture(programs, config.paths.bpf_dir)
         self.registry = Snapshot(Registry.empty())
+        self._departed = Departed()
         self.policy = Snapshot(
             PolicySet(config.mode, (), config.policy.root_namespace, config.policy.address_mismatch)
         )
@@ -95,6 +97,7 @@ class Node:
                 self.records,
                 self.policy,
                 self.registry,
+                self._departed,
                 wall_clock,
                 self.locate,
             ),
@@ -149,7 +152,7 @@ class Node:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
         admin = open_listener(self.config.paths.run_dir / "admin.sock")
         metrics = await self._open_metrics()
-        self.records.plaintext_peers.remember(self.config.records.path, self.now().timestamp())
+        self.records.remember(self.now().timestamp())
         async with trio.open_nursery() as nursery:
             if self.cluster is not None:
                 nursery.start_soon(self.cluster.run)
@@ -158,6 +161,7 @@ class Node:
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._note_departed_for_ever)
             nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
             server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
             nursery.start_soon(server.serve, metrics)
@@ -222,8 +226,8 @@ class Node:
         return [found.state.run.host_link for found in everything if found.state.run is not None]
 
     def _unready(self) -> list[str]:
-        """What is missing, and which certificates have ended: their workloads are refused everything."""
-        return [*self.missing(), *self._certificates("expired")]
+        """What is missing, and which certificates are not valid: their workloads are refused everything."""
+        return [*self.missing(), *self._certificates("expired"), *self._certificates("not_yet_valid")]
 
     def _late(self) -> list[str]:
         return self._certificates("late")
@@ -322,6 +326,13 @@ class Node:
         while True:
             await trio.sleep(AGE_SECONDS)
             self.enroller.beliefs.close_aged(lifetimes, wall_clock())
+
+    async def _note_departed_for_ever(self) -> None:
+        before = self.registry.value
+        while True:
+            after = await self.registry.wait_changed()
+            self._departed.note(before, after, trio.current_time())
+            before = after
 
     async def _write_hosts_for_ever(self) -> None:
         registry = self.registry.value

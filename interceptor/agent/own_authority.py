@@ -28,6 +28,7 @@ class OwnAuthority:
     """An AuthorityAccess without a network; the commands of `interceptor ca` work on the same directory meanwhile."""
 
     address = None
+    problem = None
     waiting_for = None
 
     def __init__(self, config: Config) -> None:
@@ -46,8 +47,10 @@ class OwnAuthority:
     async def open(self) -> TrustDocument:
         return self._desk.views.last.trust
 
-    def keep(self, document: TrustDocument) -> None:
+    def keep(self, document: TrustDocument) -> str | None:
         """It is kept where it was made."""
+        del document
+        return None
 
     async def run(self, credentials: Credentials, renewed: Callable[[NodeSvid], None]) -> None:
         del credentials, renewed  # we are on the node that issues, and have no certificate to prove it with

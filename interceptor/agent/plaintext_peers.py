@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from interceptor.errors import InterceptorError
 from interceptor.policy.verdict import Transport
+from interceptor.telemetry.recent_attempts import WINDOW_SECONDS, Attempt, RecentAttempts
 from interceptor.workload import Direction, Endpoint, WorkloadKey
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from interceptor.workload import IPAddress
 
 MAX_PEERS = 10_000
-WINDOW_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +31,13 @@ class PlaintextPeer:
 
 
 class PlaintextPeers:
-    """The peers of the last hour, each with the time when it was connected last; the oldest are forgotten first.
+    """The peers of the last hour, each with the time when it was connected last; `seen` is what survives a restart.
 
     Who is connected now was there just now, however long ago the connection was made.
     """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[PlaintextPeer, float] = OrderedDict()
+        self.seen = RecentAttempts(MAX_PEERS)
         self._open: dict[ConnectionRecord, PlaintextPeer] = {}
 
     def opened(self, record: ConnectionRecord) -> None:
@@ -58,7 +57,10 @@ class PlaintextPeers:
 
     def since(self, unix_seconds: float) -> tuple[PlaintextPeer, ...]:
         """Those who were connected after that moment, the latest last."""
-        earlier = (peer for peer, seen in self._seen.items() if seen > unix_seconds)
+        earlier = (
+            PlaintextPeer(attempt.workload, attempt.destination, attempt.source)
+            for attempt, _ in self.seen.since(unix_seconds)
+        )
         return tuple(dict.fromkeys((*earlier, *self._open.values())))
 
     def remember(self, records: Path, now: float) -> None:
@@ -88,7 +90,5 @@ class PlaintextPeers:
             self._add(peer, seen)
 
     def _add(self, peer: PlaintextPeer, seen: float) -> None:
-        self._seen[peer] = seen
-        self._seen.move_to_end(peer)
-        if len(self._seen) > MAX_PEERS:
-            self._seen.popitem(last=False)
+        attempt = Attempt(Direction.INBOUND, peer.workload, peer.source, peer.destination, None)
+        self.seen.note(attempt, 1, seen)

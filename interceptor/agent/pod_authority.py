@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.authority.documents import NodeReport, RegistryDocument
     from interceptor.config import Config, KubernetesConfig
     from interceptor.credentials import Credentials
     from interceptor.identity.spiffe_id import SpiffeId
     from interceptor.identity.svid import NodeSvid
     from interceptor.identity.trust_document import TrustDocument
-    from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -49,12 +49,12 @@ class JoiningClient(AuthorityClient):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        address: AuthorityAddress,
         config: Config,
         cluster: KubernetesConfig,
         joined: Callable[[NodeSvid], None],
     ) -> None:
-        super().__init__(endpoint, config.trust_domain, config.node, wall_clock)
+        super().__init__(address, config.trust_domain, config.node, wall_clock)
         self._cluster = cluster
         self._joined = joined
         self._joining = trio.Lock()
@@ -67,10 +67,10 @@ class JoiningClient(AuthorityClient):
         self._joined(svid)
         return svid
 
-    async def renew_node(self) -> NodeSvid:
+    async def renew_node(self, offered: str = "") -> NodeSvid:
         before = self.svid
         try:
-            return await super().renew_node()
+            return await super().renew_node(offered)
         except AuthorityError as error:
             await self._join_again(error, before)
         assert self.svid is not None, "it has joined"
@@ -129,7 +129,7 @@ class JoiningClient(AuthorityClient):
 class PodAuthority(JoinedAuthority):
     """An AuthorityAccess of a node of a cluster; it waits until it is let in."""
 
-    def __init__(self, config: Config, address: Endpoint, cluster: KubernetesConfig) -> None:
+    def __init__(self, config: Config, address: AuthorityAddress, cluster: KubernetesConfig) -> None:
         self._client = JoiningClient(address, config, cluster, self._use)
         super().__init__(config, address, None, self._client)
         self._credentials: Credentials | None = None

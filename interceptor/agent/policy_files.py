@@ -6,17 +6,21 @@ import contextlib
 import gc
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from interceptor.agent.parsing import NamedPart, Parsed, parse_parts
+from interceptor.agent.policy_journal import JOURNAL, finish_replacement
 from interceptor.errors import PolicyError
-from interceptor.policy.parse import parse_file, require_unique
+from interceptor.policy.documents import Place
+from interceptor.policy.parse import parts_of, require_unique
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from interceptor.policy.documents import Document
+    from interceptor.policy.mesh_names import MeshNames
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILES = 20_000
@@ -67,10 +71,11 @@ class PolicySource(Protocol):
 class PolicyFiles:
     """One directory; what did not change since the last time is not parsed again. Used by one thread at a time."""
 
-    def __init__(self, directory: Path, root_namespace: str) -> None:
+    def __init__(self, directory: Path, mesh: MeshNames) -> None:
         self.directory = directory
-        self._root_namespace = root_namespace
-        self._parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
+        self._mesh = mesh
+        # The documents of each part of a file by its text, wherever it stands.
+        self._parsed: dict[str, tuple[Place, tuple[Document, ...]]] = {}
 
     def signature(self) -> Signature | None:
         """What is there, to see whether it changed; None when the directory is not there. PolicyError if unreadable.
@@ -116,28 +121,39 @@ class PolicyFiles:
     def _load(self, changed: Mapping[str, str]) -> PolicyTexts:
         texts, signature = self._read()
         texts.update(changed)
-        documents: list[Document] = []
-        problems: list[str] = []
-        parsed: dict[str, tuple[str, tuple[Document, ...]]] = {}
+        parts: list[NamedPart] = []
+        problems: dict[str, tuple[str, ...]] = {}  # of each file the first, in the order of the files
         for name in sorted(texts):
+            file = str(self.directory / name)
             try:
-                parsed[name] = self._parse(name, texts[name])
-                documents += parsed[name][1]
+                parts += [NamedPart(file, part) for part in parts_of(file, texts[name])]
             except PolicyError as error:
-                problems += error.problems
+                problems[file] = error.problems
+        unknown = [each for each in parts if each.part.text not in self._parsed]
+        documents: list[Document] = []
+        parsed: dict[str, tuple[Place, tuple[Document, ...]]] = {}
+        new = iter(parse_parts(unknown, self._mesh))
+        for each in parts:
+            known = self._parsed.get(each.part.text)
+            place = Place(each.file, each.part.line)
+            found = next(new) if known is None else Parsed(_moved(known, place))
+            if found.problems:
+                problems.setdefault(each.file, found.problems)
+            else:
+                parsed[each.part.text] = place, found.documents
+                documents += found.documents
         self._parsed = parsed
         if problems:
-            raise PolicyError(*problems)
+            raise PolicyError(*(problem for file in sorted(problems) for problem in problems[file]))
         return PolicyTexts(require_unique(documents), texts, signature)
-
-    def _parse(self, name: str, text: str) -> tuple[str, tuple[Document, ...]]:
-        before = self._parsed.get(name)
-        if before is not None and before[0] == text:
-            return before
-        return text, parse_file(str(self.directory / name), text, self._root_namespace)
 
     def _read(self) -> tuple[dict[str, str], Signature]:
         """All files as they were at one moment: read again when something changed meanwhile."""
+        if (self.directory / JOURNAL).exists():
+            _require_trustworthy(
+                self.directory, self.directory.stat()
+            )  # or anybody could have files exchanged
+            finish_replacement(self.directory)
         for _ in range(_ATTEMPTS):
             before = self.signature()
             try:
@@ -151,8 +167,8 @@ class PolicyFiles:
     def _read_file(self, name: str) -> str:
         path = self.directory / name
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(fd, "rb") as file:
+            # Opened by a number, which is kept when it turns out to be a directory: it has to be closed here.
+            with _descriptor(path) as fd, os.fdopen(fd, "rb", closefd=False) as file:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     raise PolicyError(f"{path}: is not a file")
@@ -180,6 +196,31 @@ def collection_paused() -> Iterator[None]:
         if gc.get_count()[0] > MANY_OBJECTS:
             gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _moved(known: tuple[Place, tuple[Document, ...]], place: Place) -> tuple[Document, ...]:
+    """The documents of a part that stood elsewhere before."""
+    before, documents = known
+    if before == place:
+        return documents
+    down = place.line - before.line
+
+    def moved(document: Document) -> Document:
+        at = document.head.place
+        return replace(
+            document, head=replace(document.head, place=Place(place.file, at.line + down, at.column))
+        )
+
+    return tuple(map(moved, documents))
 
 
 def _require_trustworthy(path: Path, status: os.stat_result) -> None:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.policy_files import PolicyFiles, PolicyTexts, collection_paused
+from interceptor.agent.policy_journal import replace_files
 from interceptor.agent.state import write_atomically
 from interceptor.errors import InterceptorError, PolicyError
 from interceptor.policy.documents import LegacyException
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.redecide import redecide
 
@@ -68,7 +70,7 @@ class PolicyKeeper:
         self._contexts = contexts
         self._now = now
         self._metrics = metrics
-        self._files = source or PolicyFiles(config.paths.policies, config.policy.root_namespace)
+        self._files = source or PolicyFiles(config.paths.policies, mesh_of(config))
         self._marker = config.paths.state_dir / MARKER
         self._seen: object = None
         self._texts: Mapping[str, str] = {}
@@ -153,17 +155,17 @@ class PolicyKeeper:
     async def apply(self, changed: Mapping[str, str], by: str) -> int:
         """Write files into the directory and put the set in force; returns how many connections that closed.
 
-        PolicyError when the set would not be usable: nothing is written then.
+        All files count or none, also for an agent after this one. PolicyError when the set would not be usable: nothing
+        is written then.
         """
         async with self._lock:
             self._require_directory()
             await trio.to_thread.run_sync(self._files.load, changed)
             try:
                 self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-                for name, text in changed.items():
-                    write_atomically(self.directory / name, text.encode())
             except OSError as error:
-                raise PolicyError(f"{self.directory} cannot be written: {error.strerror}") from error
+                raise PolicyError(f"{self.directory} cannot be made: {error.strerror}") from error
+            await trio.to_thread.run_sync(replace_files, self.directory, changed)
             try:
                 self._seen = await trio.to_thread.run_sync(self._files.signature)
                 return await self._put_in_force(await trio.to_thread.run_sync(self._files.load), by)
@@ -265,6 +267,11 @@ class PolicyKeeper:
                     old.splitlines(), new.splitlines(), name, name, lineterm="", n=1
                 )
         return lines[:MAX_DIFF_LINES]
+
+
+def mesh_of(config: Config) -> MeshNames:
+    """What documents mean in the mesh of this configuration."""
+    return MeshNames(config.policy.root_namespace, config.trust_domain.name)
 
 
 def changes_between(before: Iterable[Document], after: Iterable[Document]) -> dict[str, list[str]]:

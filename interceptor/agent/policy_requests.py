@@ -16,7 +16,7 @@ from interceptor.policy.documents import (
     PeerAuthentication,
 )
 from interceptor.policy.lint import Inventory, warnings
-from interceptor.policy.parse import MAX_CHARACTERS
+from interceptor.policy.parse import MAX_FILE_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,7 +172,7 @@ def read_policy_file(path: Path) -> str:
         raise UsageError(f"{path} does not end with .yaml or .yml")
     try:
         with path.open("rb") as file:
-            data = file.read(4 * MAX_CHARACTERS + 1)
+            data = file.read(4 * MAX_FILE_CHARACTERS + 1)
         return data.decode("utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error

@@ -19,7 +19,9 @@ from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.members import remove_run
 from interceptor.agent.policy_keeper import MARKER
+from interceptor.agent.records import PLAINTEXT_FILE, RECENT_FILE
 from interceptor.agent.reference import end_processes, process_start
+from interceptor.agent.return_tokens import RETURN_FILE, ReturnTokens
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import EnrolmentError, InterceptorError, StateError
 from interceptor.kernel import capture, netlink
@@ -43,8 +45,13 @@ _STATE_FILES = (
     "connections.jsonl.1",
     "agent.log",
     TRUST_FILE,
+    f".{RETURN_FILE}.new",
     MARKER,
     f".{MARKER}.new",
+    RECENT_FILE,
+    f".{RECENT_FILE}.new",
+    PLAINTEXT_FILE,
+    f".{PLAINTEXT_FILE}.new",
     # What was being written when the agent died.
     f".{TRUST_FILE}.new",
     f".{SECRET_FILE}.new",
@@ -199,6 +206,7 @@ def _remove_state(config: Config) -> None:
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
     KeptIdentity(state_dir).remove()
+    ReturnTokens(state_dir).remove()
     _remove_if_empty(state_dir)
 
 

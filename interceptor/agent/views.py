@@ -9,7 +9,8 @@ import trio
 
 from interceptor import __version__
 from interceptor.agent.clock import wall_clock
-from interceptor.agent.explain import explain, explain_connection
+from interceptor.agent.explain import explain
+from interceptor.agent.explain_record import explain_connection
 from interceptor.agent.health import authority_problems, problems_of, revocation_of
 from interceptor.credentials import certificate_state
 from interceptor.errors import UsageError

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from interceptor.agent.records import Records
     from interceptor.config import Config
+    from interceptor.enrolment.departed import Departed
     from interceptor.enrolment.registry import Registry
     from interceptor.kernel.capture import Capture
     from interceptor.kernel.netns import NetworkNamespace
@@ -38,6 +39,7 @@ class Shared:
     records: Records
     policy: Snapshot[PolicySet]
     registry: Snapshot[Registry]
+    departed: Departed
     now: Callable[[], datetime]
     locate: Locate = as_it_is
 
@@ -65,6 +67,7 @@ def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared
         subject=Snapshot(workload),
         policy=shared.policy,
         registry=shared.registry,
+        departed=shared.departed,
         tls=tls,
         live=LiveConnections(workload.key, limits.connections_per_workload, shared.records),
         handshakes=HandshakeLimit(limits.pending_handshakes),

@@ -4,7 +4,7 @@ Each is read strictly, from a side that may be hostile: `from_json` raises Inval
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Self
 
@@ -13,21 +13,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from interceptor.authority.refusal import Code
 from interceptor.authority.reports import NodeReport, RegisteredWorkload
-from interceptor.authority.tokens import MAX_POD_TOKEN
 from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.strict_json import Fields, canonical, instant_text, parse
-from interceptor.identity.trust_document import MAX_TRUST_DOCUMENT_BYTES, TrustDocument
 
 __all__ = [
     "Chain",
     "ErrorBody",
     "Issue",
-    "Join",
-    "Joined",
     "NodeReport",
     "RegisteredWorkload",
     "RegistryDocument",
-    "RenewNode",
 ]
 
 MAX_REQUEST_BYTES: Final = 1024 * 1024
@@ -37,63 +32,10 @@ MAX_REGISTRY_BYTES: Final = 32 * 1024 * 1024
 MAX_REGISTERED: Final = 100_000
 MAX_VERSION: Final = 2**63 - 1
 _MAX_LIFETIME_SECONDS: Final = 10 * 365 * 24 * 60 * 60  # the rule is the authority's; this is for arithmetic
-_MAX_TOKEN: Final = MAX_POD_TOKEN + 256
-_MAX_NAME: Final = 253
 _MAX_SPIFFE_ID: Final = 2048
 _MAX_MESSAGE: Final = 2000
 _CODES: Final = {code.value: code for code in Code}
 _NONCE = re.compile(r"[-_A-Za-z0-9]{16,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """A node that has a token asks for its own certificate; the token is in no repr."""
-
-    token: str = field(repr=False)
-    node: str
-    csr_pem: str
-    at: datetime
-    nonce: str
-
-    def to_json(self) -> bytes:
-        return canonical(
-            {
-                "at": instant_text(self.at),
-                "csr_pem": self.csr_pem,
-                "node": self.node,
-                "nonce": self.nonce,
-                "token": self.token,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        value = parse("join request", data, MAX_REQUEST_BYTES)
-        fields = Fields("join request", value, "at", "csr_pem", "node", "nonce", "token")
-        return cls(
-            fields.secret("token", _MAX_TOKEN),
-            fields.text("node", _MAX_NAME),
-            fields.text("csr_pem", MAX_SIGNING_REQUEST),
-            fields.instant("at"),
-            _nonce(fields),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RenewNode:
-    """A node asks, with its certificate, for the next one."""
-
-    csr_pem: str
-    at: datetime
-    nonce: str
-
-    def to_json(self) -> bytes:
-        return canonical({"at": instant_text(self.at), "csr_pem": self.csr_pem, "nonce": self.nonce})
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        fields = Fields("renewal", parse("renewal", data, MAX_REQUEST_BYTES), "at", "csr_pem", "nonce")
-        return cls(fields.text("csr_pem", MAX_SIGNING_REQUEST), fields.instant("at"), _nonce(fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +72,7 @@ class Issue:
             fields.text("csr_pem", MAX_SIGNING_REQUEST),
             fields.number("lifetime_seconds", 1, _MAX_LIFETIME_SECONDS),
             fields.instant("at"),
-            _nonce(fields),
+            nonce_of(fields),
         )
 
 
@@ -164,29 +106,6 @@ class Chain:
         """The same from JSON that was parsed; raises InvalidInput."""
         fields = Fields("certificate chain", value, "certificates_pem")
         return cls(fields.text("certificates_pem", MAX_CHAIN))
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """The answer to a join: the node's certificate, and what it is to believe from now on."""
-
-    chain: Chain
-    trust: TrustDocument
-
-    def to_json(self) -> bytes:
-        # The trust document as text: its own spelling is what its hash is of.
-        chain = {"certificates_pem": self.chain.certificates_pem}
-        return canonical({"chain": chain, "trust": self.trust.to_json().decode("ascii")})
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        value = parse("join answer", data, 2 * MAX_TRUST_DOCUMENT_BYTES)
-        fields = Fields("join answer", value, "chain", "trust")
-        trust = fields.text("trust", MAX_TRUST_DOCUMENT_BYTES)
-        return cls(
-            Chain.from_document(fields.value("chain")),
-            TrustDocument.from_json(trust.encode("utf-8", "replace")),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +150,8 @@ class ErrorBody:
         return _CODES.get(self.code)
 
 
-def _nonce(fields: Fields) -> str:
+def nonce_of(fields: Fields) -> str:
+    """What makes a request one of its kind; raises InvalidInput."""
     nonce = fields.text("nonce", 64)
     if not _NONCE.fullmatch(nonce):
         raise InvalidInput(f"nonce {quoted(nonce)} is not 16 to 64 letters, digits, '-' and '_'")

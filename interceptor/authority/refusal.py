@@ -37,6 +37,32 @@ class Code(StrEnum):
         403,
         "the token was made for a node of another name; compare 'node' in config.yaml with --node",
     )
+    # Coming back with a return token.
+    RETURN_TOKEN_UNKNOWN = (
+        "return_token_unknown",
+        401,
+        "the node was removed or revoked since, or the authority is another; let the node join with a token",
+    )
+    RETURN_TOKEN_USED = (
+        "return_token_used",
+        401,
+        "somebody came back with it already; if that was not this node, a copy of its disk is about: revoke the node",
+    )
+    RETURN_TOKEN_REPLACED = (
+        "return_token_replaced",
+        401,
+        "the node has a newer one; if it was not restored from a copy of its disk, somebody else has such a copy",
+    )
+    RETURN_TOKEN_ADVANCED = (
+        "return_token_advanced",
+        409,
+        "an answer of ours was lost; the node goes on by itself with its next token",
+    )
+    RETURN_TOKEN_EXPIRED = (
+        "return_token_expired",
+        401,
+        "the node was away for longer than nodes may be (ca serve --return-period); let it join with a token",
+    )
     # Joining with the token of a pod.
     POD_TOKEN_REFUSED = (
         "pod_token_refused",
@@ -58,6 +84,11 @@ class Code(StrEnum):
         "node_revoked",
         403,
         "the node was revoked; 'interceptor ca revocations' on the authority says why",
+    )
+    NODE_SUPERSEDED = (
+        "node_superseded",
+        401,
+        "somebody joined as this node since, and it still asks: two have its name; find out whose the other one is",
     )
     NODE_IDENTITY_EXPIRED = (
         "node_identity_expired",

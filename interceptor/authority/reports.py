@@ -17,6 +17,7 @@ MAX_REPORT_BYTES: Final = 1024 * 1024
 MAX_WORKLOADS: Final = 10_000  # of one node; the bytes end earlier
 MAX_ADDRESSES: Final = 32  # of one workload
 MAX_LABELS: Final = 64
+MAX_REASON: Final = 300
 MAX_ISSUERS: Final = 16
 _LABEL_CHARACTERS: Final = 317  # prefix/name of a Kubernetes label
 _NAME_CHARACTERS: Final = 253
@@ -87,7 +88,8 @@ class NodeReport:
     """The state of one node at `at`, by its own clock.
 
     `bundle_hash` and `document_hash` are those of the trust document in use. `issuers` are the fingerprints of the
-    roots that the certificates of the node and of its workloads lead to.
+    roots that the certificates of the node and of its workloads lead to. A node that cannot keep the document in use,
+    and would lose it by a restart, says in `unkept` why, and gives the hashes of the one that it has kept.
     """
 
     bundle_hash: str
@@ -95,6 +97,7 @@ class NodeReport:
     issuers: tuple[str, ...]
     workloads: tuple[RegisteredWorkload, ...]
     at: datetime
+    unkept: str = ""
 
     def __post_init__(self) -> None:
         """Sort; raise InvalidInput for what is no hash or fingerprint, and a workload that is there twice."""
@@ -119,6 +122,7 @@ class NodeReport:
                 "document_hash": self.document_hash,
                 "issuers": list(self.issuers),
                 "workloads": [workload.to_document() for workload in self.workloads],
+                **({"unkept": self.unkept} if self.unkept else {}),
             }
         )
 
@@ -126,7 +130,8 @@ class NodeReport:
     def from_json(cls, data: bytes) -> Self:
         """Read what `to_json` made; raises InvalidInput."""
         value = parse("report", data, MAX_REPORT_BYTES)
-        fields = Fields("report", value, "at", "bundle_hash", "document_hash", "issuers", "workloads")
+        names = ("at", "bundle_hash", "document_hash", "issuers", "workloads")
+        fields = Fields("report", value, *names, optional=("unkept",))
         return cls(
             fields.text("bundle_hash", 71),
             fields.text("document_hash", 71),
@@ -135,4 +140,5 @@ class NodeReport:
                 RegisteredWorkload.from_document(entry) for entry in fields.array("workloads", MAX_WORKLOADS)
             ),
             fields.instant("at"),
+            fields.optional_text("unkept", MAX_REASON),
         )

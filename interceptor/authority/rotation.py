@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from interceptor.authority.node_record import NodeRecord
-from interceptor.errors import AuthorityError, utc
+from interceptor.errors import AuthorityError, quoted, utc
 
 MAX_LISTED: Final = 5  # laggards that an error message names
 
@@ -134,6 +134,8 @@ def _lag(state: RotationState, bundle_hash: str, record: NodeRecord) -> str:
         return ""
     if record.report is None or record.reported_at is None:
         return "has not reported yet"
+    if record.report.bundle_hash != bundle_hash and record.report.unkept:
+        return f"cannot keep the trust bundle, a restart would lose it: {quoted(record.report.unkept)}"
     if record.report.bundle_hash != bundle_hash:
         return f"uses another trust bundle, last report {utc(record.reported_at)}"
     if state.phase is Phase.DISTRIBUTED:

@@ -2,6 +2,7 @@
 
 client      what can be asked
 channel     questions and answers over keep-alive connections
+resolve     the way there: an address, or a name that is looked up
 connection  one of them
 recognise   who answers: the right authority, a wrong one, or one with another clock
 """

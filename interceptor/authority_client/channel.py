@@ -10,7 +10,6 @@ import trio
 
 from interceptor.authority.documents import ErrorBody
 from interceptor.authority.refusal import PASSING
-from interceptor.authority_client.connection import connect
 from interceptor.authority_client.recognise import require_authority
 from interceptor.errors import (
     AuthorityError,
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from interceptor.authority_client.connection import Answer, Connection
+    from interceptor.authority_client.resolve import Way
     from interceptor.identity.spiffe_id import TrustDomain
     from interceptor.identity.trust_bundle import TrustBundles
     from interceptor.transport.tls import Proof, TlsContext
-    from interceptor.workload import Endpoint
 
 ANSWER_SECONDS = 15.0
 MAX_ANSWER_BYTES = 64 * 1024
@@ -71,8 +70,8 @@ class _Idle(NamedTuple):
 class Channel:
     """The way to one authority; many tasks may ask at once."""
 
-    def __init__(self, endpoint: Endpoint, trust_domain: TrustDomain, now: Callable[[], datetime]) -> None:
-        self._endpoint = endpoint
+    def __init__(self, way: Way, trust_domain: TrustDomain, now: Callable[[], datetime]) -> None:
+        self._way = way
         self._trust_domain = trust_domain
         self._now = now
         self._side: Side | None = None
@@ -135,9 +134,9 @@ class Channel:
 
     async def _connect(self, side: Side) -> Connection:
         try:
-            connection = await connect(self._endpoint, side.context)
+            connection = await self._way.connect(side.context)
         except PeerRejected as error:
-            raise AuthorityUnavailable(f"no TLS with the authority at {self._endpoint}: {error}") from None
+            raise AuthorityUnavailable(f"no TLS with the authority at {self._way.address}: {error}") from None
         try:
             chain = connection.stream.verified_chain()
             require_authority(chain, side.bundles, self._trust_domain, self._now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -11,15 +12,15 @@ from interceptor.authority.documents import (
     MAX_REGISTRY_BYTES,
     Chain,
     Issue,
-    Join,
-    Joined,
     RegistryDocument,
-    RenewNode,
 )
+from interceptor.authority.node_documents import Join, Joined, Renewed, RenewNode
+from interceptor.authority.refusal import Code
 from interceptor.authority.tokens import root_of_token
 from interceptor.authority_client.channel import ANSWER_SECONDS, Channel, Question, Side
 from interceptor.authority_client.recognise import bundles_of_token
-from interceptor.errors import AuthorityError, InvalidInput
+from interceptor.authority_client.resolve import Way
+from interceptor.errors import AuthorityError, AuthorityRefusal, InvalidInput
 from interceptor.identity.node_id import NodeId
 from interceptor.identity.signing_request import create_private_key, create_signing_request
 from interceptor.identity.svid import NodeSvid
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from interceptor.authority.address import AuthorityAddress
     from interceptor.authority.documents import NodeReport
     from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
-    from interceptor.workload import Endpoint
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
@@ -50,16 +51,19 @@ class AuthorityClient:
     """
 
     def __init__(
-        self, endpoint: Endpoint, trust_domain: TrustDomain, node: str, now: Callable[[], datetime]
+        self, address: AuthorityAddress, trust_domain: TrustDomain, node: str, now: Callable[[], datetime]
     ) -> None:
         """`node` is our name.  Then `join`, or `resume` with what an earlier join gave."""
-        self._endpoint = endpoint
+        self._way = Way(address)
         self._trust_domain = trust_domain
         self._node_id = NodeId(trust_domain, node)
         self._now = now
-        self._channel = Channel(endpoint, trust_domain, now)
+        self._channel = Channel(self._way, trust_domain, now)
         self._svid: NodeSvid | None = None
         self._document: TrustDocument | None = None
+        self.return_until: datetime | None = (
+            None  # with the token that was offered last; None when it was not taken
+        )
 
     @property
     def svid(self) -> NodeSvid | None:
@@ -82,38 +86,69 @@ class AuthorityClient:
         """Close the connections that nobody uses."""
         self._channel.close()
 
-    async def join(self, token: str) -> NodeSvid:
-        """Become a node of the authority that a token names: one of its own, good for once, or the agent's pod's."""
+    async def join(self, token: str, offered: str = "") -> NodeSvid:
+        """Become a node of the authority that a token names: one of its own, good for once, or the agent's pod's.
+
+        `offered` is the hash of the return token with which we would like to come back, here and below.
+        """
         try:
             root_fingerprint = root_of_token(token)
         except InvalidInput as error:
             raise AuthorityError(str(error)) from None
-        bundles = await bundles_of_token(self._endpoint, self._trust_domain, root_fingerprint)
+        bundles = await bundles_of_token(self._way, self._trust_domain, root_fingerprint)
+        return await self._join(Side.of(None, bundles, self._trust_domain), token, offered)
+
+    async def come_back(self, token: str, document: TrustDocument, offered: str = "") -> NodeSvid:
+        """Be the node again that we were, with its return token; `document` is what it believed last."""
+        self._require_ours(document)
+        side = Side.of(None, document.trust_bundles(), self._trust_domain)
+        return await self._join(side, token, offered)
+
+    async def _join(self, side: Side, token: str, offered: str) -> NodeSvid:
+        try:
+            return await self._join_offering(side, token, offered)
+        except AuthorityRefusal as refusal:
+            if not offered or not _is_not_understood(refusal):
+                raise
+            return await self._join_offering(side, token, "")
+
+    async def _join_offering(self, side: Side, token: str, offered: str) -> NodeSvid:
         key, issued_at = create_private_key(), self._now()
         request = _pem(create_signing_request(self._node_id, key))
         question = Question(
             "POST",
             "/v1/join",
-            lambda: Join(token, self._node_id.name, request, self._now(), _nonce()).to_json(),
+            lambda: Join(token, self._node_id.name, request, self._now(), _nonce(), offered).to_json(),
             limit=2 * MAX_TRUST_DOCUMENT_BYTES,
         )
-        answer = await self._channel.ask_once(Side.of(None, bundles, self._trust_domain), question)
+        answer = await self._channel.ask_once(side, question)
         joined = _read(Joined.from_json, answer or b"")
         self._require_ours(joined.trust)
         svid = self._node_svid(joined.chain, key, issued_at)
         self._use(svid, joined.trust)
+        self.return_until = joined.return_until
         return svid
 
-    async def renew_node(self) -> NodeSvid:
+    async def renew_node(self, offered: str = "") -> NodeSvid:
         """Get the node's next certificate, with a new key, and show it from now on."""
+        try:
+            return await self._renew_offering(offered)
+        except AuthorityRefusal as refusal:
+            if not offered or not _is_not_understood(refusal):
+                raise
+            return await self._renew_offering("")
+
+    async def _renew_offering(self, offered: str) -> NodeSvid:
         key, issued_at = create_private_key(), self._now()
         request = _pem(create_signing_request(self._node_id, key))
         answer = await self._channel.ask(
-            Question("POST", "/v1/node", lambda: RenewNode(request, self._now(), _nonce()).to_json())
+            Question("POST", "/v1/node", lambda: RenewNode(request, self._now(), _nonce(), offered).to_json())
         )
-        svid = self._node_svid(_read(Chain.from_json, answer or b""), key, issued_at)
+        renewed = _read(Renewed.from_json, answer or b"")
+        svid = self._node_svid(renewed.chain, key, issued_at)
         assert self._document is not None, "who renews has joined"
         self._use(svid, self._document)
+        self.return_until = renewed.return_until
         return svid
 
     async def sign(
@@ -147,7 +182,12 @@ class AuthorityClient:
 
     async def report(self, report: NodeReport) -> None:
         """Tell what this node uses and has."""
-        await self._channel.ask(Question("POST", "/v1/report", report.to_json))
+        try:
+            await self._channel.ask(Question("POST", "/v1/report", report.to_json))
+        except AuthorityRefusal as refusal:
+            if not report.unkept or not _is_not_understood(refusal):
+                raise
+            await self._channel.ask(Question("POST", "/v1/report", replace(report, unkept="").to_json))
 
     async def _poll(self, path: str, known: object, limit: int) -> bytes:
         query = f"?wait={LONG_POLL_SECONDS}" + (f"&known={known}" if known is not None else "")
@@ -177,6 +217,11 @@ def _read(parse: Callable[[_S], _T], value: _S) -> _T:
         return parse(value)
     except InvalidInput as error:
         raise AuthorityError(f"the authority's answer cannot be used: {error}") from None
+
+
+def _is_not_understood(refusal: AuthorityRefusal) -> bool:
+    """Whether an authority of an earlier version may have stumbled over an optional field; it has changed nothing."""
+    return refusal.code == Code.REQUEST_MALFORMED
 
 
 def _pem(request: x509.CertificateSigningRequest) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interceptor.authority_client.connection import connect
 from interceptor.errors import AuthorityError, AuthorityUnavailable, InvalidInput, PeerRejected, utc
 from interceptor.identity.certificates import fingerprint
 from interceptor.identity.node_id import AuthorityId
@@ -17,18 +16,16 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from interceptor.authority_client.resolve import Way
     from interceptor.identity.spiffe_id import TrustDomain
-    from interceptor.workload import Endpoint
 
 
-async def bundles_of_token(
-    endpoint: Endpoint, trust_domain: TrustDomain, root_fingerprint: str
-) -> TrustBundles:
+async def bundles_of_token(way: Way, trust_domain: TrustDomain, root_fingerprint: str) -> TrustBundles:
     """Get the root that a token names from whoever answers: its hash is in the token, so it can be believed.
 
     Nothing is sent to a server that is not verified.  AuthorityError when it does not show that root.
     """
-    connection = await connect(endpoint, unverified_context())
+    connection = await way.connect(unverified_context())
     shown = connection.stream.presented_chain()
     connection.close()
     for certificate in shown:
@@ -36,9 +33,11 @@ async def bundles_of_token(
             try:
                 return TrustBundles({trust_domain: TrustBundle(trust_domain, (certificate,))})
             except InvalidInput as error:
-                raise AuthorityError(f"the authority at {endpoint} shows a root of no use: {error}") from None
+                raise AuthorityError(
+                    f"the authority at {way.address} shows a root of no use: {error}"
+                ) from None
     raise AuthorityError(
-        f"what answers at {endpoint} is not the authority that made the token (no root {root_fingerprint[:16]}…): check "
+        f"what answers at {way.address} is not the authority that made the token (no root {root_fingerprint[:16]}…): check "
         "the address; if the root was rotated since, make another token"
     )
 

@@ -6,6 +6,7 @@ audit            a line for each certificate and each refusal
 routes           the API: requests to questions, refusals to answers
 http             HTTP/1.1 on one connection, bounded
 service_context  the service's own certificate
+watched          metrics of all of it
 server           connections, bounded
 serve            all of it, for `interceptor ca serve`
 embedded         the same desk for an agent with an authority of its own

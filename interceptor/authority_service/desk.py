@@ -9,18 +9,21 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from interceptor.authority.admission import ANY, AllowPattern, RateLimiter, ReplayWindow, allowed, check_clock
-from interceptor.authority.documents import Chain, Joined
+from interceptor.authority.documents import Chain
+from interceptor.authority.node_documents import Joined, Renewed
 from interceptor.authority.refusal import Code, Refused
-from interceptor.authority.tokens import PodToken
+from interceptor.authority.return_tokens import DEFAULT_PERIOD
+from interceptor.authority_service.doors import Doors
+from interceptor.authority_service.store_calls import in_thread
 from interceptor.authority_service.view import Views
-from interceptor.errors import AuthorityError, InterceptorError, InvalidInput, PeerRejected, quoted, utc
+from interceptor.errors import AuthorityError, InvalidInput, PeerRejected, quoted, utc
 from interceptor.identity.authority import MAX_LEAF_LIFETIME
 from interceptor.identity.certificates import CLOCK_SKEW
 from interceptor.identity.node_id import NodeId
@@ -31,9 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from interceptor.authority.documents import Issue, Join, NodeReport, RenewNode
+    from interceptor.authority.documents import Issue
+    from interceptor.authority.node_documents import Join, RenewNode
     from interceptor.authority.node_record import NodeRecord
+    from interceptor.authority.reports import NodeReport
     from interceptor.authority_service.audit import Attempt, Audit
+    from interceptor.authority_service.doors import NodeProof
     from interceptor.authority_service.view import View
     from interceptor.authority_store import AuthorityStore
     from interceptor.identity.node_id import Identity
@@ -42,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WHOLE_SECONDS = timedelta(seconds=1)  # certificates have no finer times
-_T = TypeVar("_T")
 _NODE_CODES: dict[str, Code] = {
     Reason.PEER_CERTIFICATE_EXPIRED: Code.NODE_IDENTITY_EXPIRED,
     Reason.PEER_CERTIFICATE_NOT_YET_VALID: Code.NODE_IDENTITY_NOT_YET_VALID,
@@ -55,6 +60,7 @@ class DeskLimits:
     """What the authority grants: life of a node's own certificate, and requests, steadily and at once."""
 
     node_lifetime: timedelta = MAX_LEAF_LIFETIME
+    return_period: timedelta = DEFAULT_PERIOD  # how long a return token is good for
     issues_per_second: float = 100.0  # of one node
     issues_at_once: int = 2000
     reports_per_second: float = 5.0  # of one node
@@ -71,13 +77,6 @@ class Admission(Protocol):
         """Raise Refused unless a node, by its name, may have this identity of our trust domain now."""
 
 
-class NodeProof(Protocol):
-    """How nodes prove themselves that have no token of ours."""
-
-    async def node(self, token: str) -> str:
-        """The name of the node that a pod's token proves; raises Refused."""
-
-
 class AuthorityDesk:
     """Decides for one authority.  Every method raises Refused; `views.run` must be running."""
 
@@ -92,11 +91,12 @@ class AuthorityDesk:
     ) -> None:
         """InterceptorError when the store cannot be used."""
         self._store = store
-        self._proof = proof
         self._admission = admission
         self._now = now
         self._limits = limits = limits or DeskLimits()
         self.audit = audit
+        # What a node that came by its pod may have is for its pods to say: without them it does not come.
+        self._doors = Doors(store, audit, limits.return_period, None if admission is None else proof)
         self.views = Views(store, now)
         self._replays = ReplayWindow()
         self._join_replays = ReplayWindow(limits.remembered_joins)  # strangers must not fill the nodes'
@@ -115,23 +115,25 @@ class AuthorityDesk:
         if not verified_chain:
             raise Refused(Code.NODE_NOT_AUTHORISED, "the request came without a client certificate")
         view = self.views.current()
+        attempt.shown(verified_chain[0])
         try:
             node_id = view.bundles.identify_node(verified_chain, self._now())
         except PeerRejected as error:
             raise Refused(_NODE_CODES.get(error.reason, Code.NODE_NOT_AUTHORISED), str(error)) from None
-        attempt.node = str(node_id)
         if node_id.trust_domain != self.trust_domain:
+            attempt.node = str(node_id)
             raise Refused(Code.NODE_NOT_AUTHORISED, f"{node_id} is no node of {self.trust_domain}")
         record = view.nodes.get(node_id.name)
         if record is None:
             raise Refused(Code.NODE_NOT_AUTHORISED, f"{node_id} has not joined, or was removed")
-        attempt.node, attempt.is_proven = record.name, True
         issued_at = verified_chain[0].not_valid_before_utc + CLOCK_SKEW
         if issued_at + _WHOLE_SECONDS <= record.joined_at:
             raise Refused(
-                Code.NODE_NOT_AUTHORISED,
+                Code.NODE_SUPERSEDED,
                 f"the certificate of {node_id} is from before it joined anew at {utc(record.joined_at)}",
             )
+        attempt.node, attempt.is_proven = record.name, True
+        self._doors.heard(record.name)
         return record
 
     # What it asks for.
@@ -146,27 +148,23 @@ class AuthorityDesk:
             raise Refused(Code.REQUEST_MALFORMED, str(error)) from None
         attempt.node = node_id.name
         self._join_replays.admit(node_id.name, request.nonce, request.at, now)
-        if PodToken.is_meant(request.token):
-            await self._require_pod_of(node_id, request.token)
+        await self._doors.knock(node_id, request.token)
         # Signed first, and with every doubt about it settled: a token is good for one attempt only.
         chain = self._sign(attempt, node_id, _read(request.csr_pem), self._limits.node_lifetime)
-        self.audit.begun(attempt)
-        if PodToken.is_meant(request.token):
-            await _in_thread(self._store.let_in, node_id.name, (AllowPattern(ANY, ANY),), now)
-        else:
-            await _in_thread(self._store.redeem_token, request.token, node_id.name, now)
+        return_until = await self._doors.open(attempt, node_id, request, now)
         self.audit.issued(attempt, chain[0])
         await self.views.look()
-        trust = await _in_thread(self._store.trust_document)
-        return Joined(Chain.of(chain), trust)
+        trust = await in_thread(self._store.trust_document)
+        return Joined(Chain.of(chain), trust, return_until)
 
-    async def renew_node(self, attempt: Attempt, node: NodeRecord, request: RenewNode) -> Chain:
+    async def renew_node(self, attempt: Attempt, node: NodeRecord, request: RenewNode) -> Renewed:
         """The next certificate of a node, which proved itself with the last one."""
         self._admit(node, request.nonce, request.at)
         node_id = NodeId(self.trust_domain, node.name)
         chain = self._sign(attempt, node_id, _read(request.csr_pem), self._limits.node_lifetime)
         self.audit.issued(attempt, chain[0])
-        return Chain.of(chain)
+        return_until = await self._doors.renewed(node.name, request.return_hash, self._now())
+        return Renewed(Chain.of(chain), return_until)
 
     async def issue(self, attempt: Attempt, node: NodeRecord, request: Issue) -> Chain:
         """The certificate of a workload that may be on this node."""
@@ -201,7 +199,7 @@ class AuthorityDesk:
         self._reports.take(node.name, trio.current_time())
         now = self._now()
         check_clock(node.name, report.at, now)
-        await _in_thread(self._store.report, node.name, report, now)
+        await in_thread(self._store.report, node.name, report, now)
 
     def add_own_node(self, node: str) -> None:
         """Know the node on the authority's own host, which needs no token; InterceptorError when that cannot be kept."""
@@ -209,7 +207,7 @@ class AuthorityDesk:
 
     async def report_here(self, node: str, report: NodeReport) -> None:
         """What the node on the authority's own host uses and has."""
-        await _in_thread(self._store.report, node, report, self._now())
+        await in_thread(self._store.report, node, report, self._now())
 
     async def trust(self, known: str | None, seconds: float) -> View | None:
         """A view whose trust document is not the known one; None when none was within the time."""
@@ -224,18 +222,6 @@ class AuthorityDesk:
     def _admit(self, node: NodeRecord, nonce: str, at: datetime) -> None:
         self._issues.take(node.name, trio.current_time())
         self._replays.admit(node.name, nonce, at, self._now())
-
-    async def _require_pod_of(self, node_id: NodeId, text: str) -> None:
-        """Raise Refused unless a pod's token proves the node. What it may ask for then is for its pods to say."""
-        if self._proof is None or self._admission is None:
-            raise Refused(Code.POD_TOKEN_REFUSED, "nodes do not join this authority by tokens of pods")
-        try:
-            token = PodToken.parse(text)
-        except InvalidInput as error:
-            raise Refused(Code.POD_TOKEN_REFUSED, str(error)) from None
-        found = await self._proof.node(token.secret)
-        if found != node_id.name:
-            raise Refused(Code.NOT_A_NODE_AGENT, f"the token is of a pod on {found}, not on {node_id.name}")
 
     def _require_on_node(self, node: NodeRecord, spiffe_id: SpiffeId) -> None:
         if spiffe_id.trust_domain != self.trust_domain:
@@ -282,19 +268,6 @@ class AuthorityDesk:
             return view.issuer.sign(request, identity, lifetime, now)
         except AuthorityError as error:
             raise Refused(Code.SIGNING_REQUEST_REFUSED, str(error)) from None
-
-
-async def _in_thread(function: Callable[..., _T], *arguments: object) -> _T:
-    """Call the store, which may wait for the disk or another process."""
-    try:
-        return await trio.to_thread.run_sync(function, *arguments)
-    except Refused:
-        raise
-    except InterceptorError as error:
-        log.error("the authority's database refused: %s", error)  # noqa: TRY400
-        raise Refused(
-            Code.AUTHORITY_UNAVAILABLE, "the authority cannot write its database: see its log there"
-        ) from None
 
 
 def _read(csr_pem: str) -> x509.CertificateSigningRequest:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
-from interceptor.authority.documents import ErrorBody, Issue, Join, NodeReport, RenewNode
+from interceptor.authority.documents import ErrorBody, Issue, NodeReport
+from interceptor.authority.node_documents import Join, RenewNode
 from interceptor.authority.refusal import Code, Refused
 from interceptor.authority_service.audit import Attempt
 from interceptor.authority_service.http import Response
 from interceptor.errors import InvalidInput, quoted
+from interceptor.policy.verdict import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from interceptor.authority_service.desk import AuthorityDesk
     from interceptor.authority_service.http import Request
+    from interceptor.errors import PeerRejected
     from interceptor.workload import Endpoint, IPAddress
 
     _Document = TypeVar("_Document")
@@ -95,6 +98,11 @@ class Routes:
         """The answer to what could not be read as far as its path and body."""
         return self.refuse(Attempt("unreadable request", str(peer)), refused)
 
+    def sent_away(self, endpoint: Endpoint, error: PeerRejected) -> None:
+        """A client did not get through the handshake: it showed a certificate that we do not believe, or spoke no TLS."""
+        code = Code.REQUEST_MALFORMED if error.reason == Reason.HANDSHAKE_FAILED else Code.NODE_NOT_AUTHORISED
+        self._desk.audit.refused(Attempt("handshake", str(endpoint)), Refused(code, str(error)))
+
     def refuse(self, attempt: Attempt, refused: Refused) -> Response:
         """The answer that tells a refusal, after the audit was told."""
         self._desk.audit.refused(attempt, refused)
@@ -108,8 +116,8 @@ class Routes:
 
     async def _renew_node(self, attempt: Attempt, peer: Peer, request: Request) -> Response:
         node = self._desk.identify(attempt, peer.verified_chain)
-        chain = await self._desk.renew_node(attempt, node, _read(RenewNode.from_json, request.body))
-        return Response(200, chain.to_json())
+        renewed = await self._desk.renew_node(attempt, node, _read(RenewNode.from_json, request.body))
+        return Response(200, renewed.to_json())
 
     async def _issue(self, attempt: Attempt, peer: Peer, request: Request) -> Response:
         node = self._desk.identify(attempt, peer.verified_chain)

@@ -10,6 +10,7 @@ from interceptor.authority_service.audit import Audit
 from interceptor.authority_service.cluster_pods import ClusterPods
 from interceptor.authority_service.desk import AuthorityDesk
 from interceptor.authority_service.server import Server, ServerLimits, listen
+from interceptor.authority_service.watched import serve_metrics
 from interceptor.workload import Endpoint, parse_address
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from interceptor.authority_service.desk import DeskLimits, NodeProof
+    from interceptor.authority_service.desk import DeskLimits
+    from interceptor.authority_service.doors import NodeProof
     from interceptor.authority_store import AuthorityStore
     from interceptor.kubernetes.cluster_watch import ClusterWatch
 
@@ -33,10 +35,12 @@ async def serve(
     server_limits: ServerLimits | None = None,
     pods: ClusterWatch | None = None,
     proof: NodeProof | None = None,
+    metrics: Endpoint | None = None,
 ) -> None:
     """Serve one authority on one address, until cancelled.
 
     With `pods`, nodes get certificates only for theirs; with `proof` too, they may join by a token of their agent's pod.
+    With `metrics` the service can be watched there.
     `ready` is told where, once nodes can connect.  InterceptorError when the store cannot be used, the audit file
     cannot be written, or the address is not free.
     """
@@ -48,6 +52,8 @@ async def serve(
             nursery.start_soon(desk.views.run)
             if pods is not None:
                 nursery.start_soon(pods.run)
+            if metrics is not None:
+                nursery.start_soon(serve_metrics, desk, metrics)
             nursery.start_soon(server.serve, listener)
             host, port = listener.getsockname()[:2]
             ready(Endpoint(parse_address(host), port))

@@ -85,7 +85,7 @@ class Server:
             abort_socket(accepted)
 
     async def _converse(self, accepted: socket.socket, endpoint: Endpoint) -> None:
-        stream = await self._shake_hands(accepted)
+        stream = await self._shake_hands(accepted, endpoint)
         if stream is None:
             return
         peer = Peer(endpoint, stream.verified_chain())
@@ -100,7 +100,7 @@ class Server:
             )
         stream.close()
 
-    async def _shake_hands(self, accepted: socket.socket) -> TlsStream | None:
+    async def _shake_hands(self, accepted: socket.socket, endpoint: Endpoint) -> TlsStream | None:
         if self._handshakes >= self._limits.handshakes:
             return None
         self._handshakes += 1
@@ -108,6 +108,11 @@ class Server:
             stream = TlsStream(self._context.current(), accepted, server_side=True)
             with trio.move_on_after(self._limits.handshake_seconds) as scope:
                 await stream.handshake()
+        except PeerRejected as error:
+            # No answer can reach such a client: the audit is where somebody may see it.
+            self._routes.sent_away(endpoint, error)
+            raise
+        else:
             return None if scope.cancelled_caught else stream
         finally:
             self._handshakes -= 1

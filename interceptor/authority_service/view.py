@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from interceptor.authority.documents import RegistryDocument
     from interceptor.authority.node_record import NodeRecord
+    from interceptor.authority.rotation import RotationState
     from interceptor.authority_store import AuthorityStore
     from interceptor.identity.authority import Authority
     from interceptor.identity.trust_bundle import TrustBundles
@@ -44,6 +45,7 @@ class View:
     nodes: Mapping[str, NodeRecord]
     registry: RegistryDocument
     registry_json: bytes
+    rotation: RotationState
 
 
 def read_view(store: AuthorityStore, now: datetime) -> View:
@@ -60,6 +62,7 @@ def read_view(store: AuthorityStore, now: datetime) -> View:
         {record.name: record for record in store.nodes()},
         registry,
         registry.to_json(),
+        store.head().rotation,
     )
 
 
@@ -79,11 +82,15 @@ class Views:
 
     def current(self) -> View:
         """The view in force; Refused when the store has not been readable for too long."""
-        if self._seen_at is not None and trio.current_time() - self._seen_at > STALE_SECONDS:
+        if self.unread_seconds() > STALE_SECONDS:
             raise Refused(
                 Code.AUTHORITY_UNAVAILABLE, "the authority cannot read its database: see its log there"
             )
         return self.last
+
+    def unread_seconds(self) -> float:
+        """How long ago the store could last be read."""
+        return 0.0 if self._seen_at is None else trio.current_time() - self._seen_at
 
     async def run(self) -> None:
         """Look for changes until cancelled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from interceptor.authority_store.issuers import Issuers
@@ -12,7 +13,6 @@ from interceptor.errors import InterceptorError
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from interceptor.authority.documents import RegistryDocument
     from interceptor.authority_store.database import Database
@@ -58,6 +58,18 @@ class StoreBase:
         """Where the authority stands now, whoever changed it."""
         with self.database.reading() as connection:
             return read_head(connection)
+
+    def audit_path(self) -> Path | None:
+        """Where the service writes its audit, None for the usual file in the directory."""
+        with self.database.reading() as connection:
+            (path,) = connection.execute("SELECT audit FROM authority").fetchone()
+        return None if path is None else Path(path)
+
+    def keep_audit_path(self, path: Path | None) -> None:
+        """Say where it is from now on, so that commands write there too; StateError when that cannot be kept."""
+        if path != self.audit_path():  # an authority can be served on a full disk
+            with self.database.writing() as connection:
+                connection.execute("UPDATE authority SET audit = ?", (None if path is None else str(path),))
 
     def issuer(self, now: datetime) -> Authority:
         """Whoever issues now, renewed in time.

@@ -7,8 +7,11 @@ from datetime import datetime
 
 from interceptor.authority_store.base import StoreBase
 from interceptor.authority_store.registry_rows import raise_registry_version
+from interceptor.authority_store.returning import forget_return_tokens
 from interceptor.authority_store.rows import compose_trust_document, read_head, read_revocations
 from interceptor.errors import InvalidInput, quoted
+from interceptor.identity.certificates import fingerprint
+from interceptor.identity.node_id import NodeId
 from interceptor.identity.revocation import Revocation, RevocationKind
 from interceptor.identity.spiffe_id import SCHEME, TrustDomain
 from interceptor.identity.strict_json import instant_text
@@ -36,6 +39,9 @@ class Beliefs(StoreBase):
                 (value, kind.value, instant_text(now), why),
             )
             if kind is RevocationKind.NODE:
+                node_id = NodeId.parse(value)
+                if node_id.trust_domain == self.trust_domain:
+                    forget_return_tokens(connection, node_id.name)
                 raise_registry_version(connection)
 
     def unrevoke(self, value: str) -> None:
@@ -60,6 +66,7 @@ class Beliefs(StoreBase):
                 f"{bundle.trust_domain} is our own trust domain, its roots change by rotation only"
             )
         with self._believing() as connection:
+            _require_of_nobody_else(compose_trust_document(connection, read_head(connection)), bundle)
             connection.execute(
                 "INSERT OR REPLACE INTO federation (trust_domain, pem) VALUES (?, ?)",
                 (bundle.trust_domain.name, bundle.to_pem().decode("ascii")),
@@ -76,13 +83,18 @@ class Beliefs(StoreBase):
                     f"there is no trust bundle of {trust_domain}: 'interceptor ca status' lists them"
                 )
 
-    def set_aliases(self, aliases: tuple[TrustDomain, ...]) -> None:
-        """Let identities of these trust domains, and of no others, count as our own's."""
+    def add_alias(self, alias: TrustDomain) -> None:
+        """Let identities of another trust domain count as our own's; InvalidInput for our own, and for too many."""
         with self._believing() as connection:
-            connection.execute("DELETE FROM aliases")
-            connection.executemany(
-                "INSERT INTO aliases (trust_domain) VALUES (?)", [(alias.name,) for alias in aliases]
+            connection.execute(
+                "INSERT INTO aliases (trust_domain) VALUES (?) ON CONFLICT DO NOTHING", (alias.name,)
             )
+
+    def remove_alias(self, alias: TrustDomain) -> None:
+        """Let them count so no longer; InvalidInput if they did not."""
+        with self._believing() as connection:
+            if not connection.execute("DELETE FROM aliases WHERE trust_domain = ?", (alias.name,)).rowcount:
+                raise InvalidInput(f"{alias} is no alias: 'interceptor ca status' lists them")
 
     def _require_not_issuing(self, connection: sqlite3.Connection, serial: str) -> None:
         root, intermediate = self.issuers.certificates(read_head(connection).rotation.active)
@@ -108,6 +120,18 @@ class Beliefs(StoreBase):
                     f"trust document would have {size} bytes, at most {MAX_TRUST_DOCUMENT_BYTES} can be sent: take back "
                     "revocations of certificates that have ended"
                 )
+
+
+def _require_of_nobody_else(document: TrustDocument, bundle: TrustBundle) -> None:
+    """InvalidInput for a root that another trust domain has: it would vouch for both."""
+    new = {fingerprint(root) for root in bundle.roots}
+    for other in document.bundles:
+        shared = new & {fingerprint(root) for root in other.roots}
+        if other.trust_domain != bundle.trust_domain and shared:
+            raise InvalidInput(
+                f"the root {min(shared)[:16]}… is one of {other.trust_domain} already, it cannot vouch for "
+                f"{bundle.trust_domain} too"
+            )
 
 
 def _require_believed(document: TrustDocument, value: str) -> None:

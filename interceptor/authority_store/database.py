@@ -12,42 +12,19 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
 
+from interceptor.authority_store import schema
 from interceptor.errors import StateError
 
 DATABASE: Final = "authority.db"
 BUSY_SECONDS: Final = 5.0  # no transaction of ours takes so long
-_APPLICATION_ID: Final = 0x69415554  # "iAUT": what `file` and we tell the database by
-_SCHEMA_VERSION: Final = 1
-_SCHEMA: Final = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
-CREATE TABLE authority (
-    id INTEGER PRIMARY KEY CHECK (id = 1), trust_domain TEXT NOT NULL,
-    phase TEXT NOT NULL, since TEXT NOT NULL, active TEXT NOT NULL, other TEXT,
-    version INTEGER NOT NULL, registry_version INTEGER NOT NULL, issuer_version INTEGER NOT NULL
-) STRICT;
-CREATE TABLE roots (fingerprint TEXT PRIMARY KEY, pem TEXT NOT NULL) STRICT;
-CREATE TABLE tokens (
-    id TEXT PRIMARY KEY, secret_hash TEXT NOT NULL, node TEXT NOT NULL, allowed TEXT NOT NULL,
-    created_at TEXT NOT NULL, expires_at TEXT NOT NULL, used_at TEXT
-) STRICT;
-CREATE TABLE nodes (
-    name TEXT PRIMARY KEY, allowed TEXT NOT NULL, joined_at TEXT NOT NULL, report BLOB, reported_at TEXT
-) STRICT;
-CREATE TABLE claims (what TEXT PRIMARY KEY, node TEXT NOT NULL) STRICT;
-CREATE TABLE revocations (
-    value TEXT PRIMARY KEY, kind TEXT NOT NULL, revoked_at TEXT NOT NULL, why TEXT NOT NULL
-) STRICT;
-CREATE TABLE federation (trust_domain TEXT PRIMARY KEY, pem TEXT NOT NULL) STRICT;
-CREATE TABLE aliases (trust_domain TEXT PRIMARY KEY) STRICT;
-"""
+_FIRST_FORMAT: Final = 1
 
 
 def new_database(statements: Iterator[tuple[str, tuple[str, ...]]]) -> bytes:
     """The content of a new database file, with the schema and what the statements put there."""
     connection = sqlite3.connect(":memory:")
     try:
-        connection.executescript(_SCHEMA)
+        schema.create(connection)
         for statement, values in statements:
             connection.execute(statement, values)
         connection.commit()
@@ -120,16 +97,18 @@ class Database:
 def _check(path: Path, connection: sqlite3.Connection) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != _APPLICATION_ID:
+    if application != schema.APPLICATION_ID:
         raise StateError(f"{path} is not the database of an authority: restore it from a backup")
-    if version != _SCHEMA_VERSION:
+    if version not in (_FIRST_FORMAT, schema.SCHEMA_VERSION):
         raise StateError(
-            f"{path} has the format {version}, this version of interceptor reads {_SCHEMA_VERSION}: use the version "
-            "that wrote it"
+            f"{path} has the format {version}, this version of interceptor reads {schema.SCHEMA_VERSION}: use the "
+            "version that wrote it"
         )
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise StateError(f"{path} is corrupt ({' '.join(str(found).split())}): restore it from a backup")
+    if version == _FIRST_FORMAT:
+        schema.upgrade(connection)
 
 
 @contextmanager

@@ -150,8 +150,12 @@ def _read_key(home: PrivateDirectory, name: str, passphrase: bytes | None) -> ec
     try:
         key = load_pem_private_key(data, password=passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        what = ", or the passphrase is another" if encrypted else ", it is not a PEM private key"
-        raise unusable(home.path, f"{name} is corrupt{what}") from None
+        if encrypted:
+            raise StateError(
+                f"{home.path / name} cannot be opened with this passphrase: check --passphrase-file and "
+                "$INTERCEPTOR_CA_PASSPHRASE_FILE; if it is the right one, the key is corrupt, restore it from a backup"
+            ) from None
+        raise unusable(home.path, f"{name} is corrupt, it is not a PEM private key") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise unusable(home.path, f"{name} is not an ECDSA P-256 key")
     return key

@@ -18,6 +18,7 @@ from interceptor.authority_store.registry_rows import (
     release_node,
     store_report,
 )
+from interceptor.authority_store.returning import forget_return_tokens, replace_return_token
 from interceptor.authority_store.rows import is_revoked, patterns_text, read_head, read_nodes, read_tokens
 from interceptor.errors import InvalidInput, quoted
 from interceptor.identity.node_id import NodeId
@@ -73,8 +74,10 @@ class Membership(StoreBase):
         with self.database.reading() as connection:
             return read_tokens(connection)
 
-    def redeem_token(self, text: str, node: str, now: datetime) -> None:
+    def redeem_token(self, text: str, node: str, now: datetime, offered: str = "") -> bool:
         """Let a node in with its token, which is used up from now on; raises Refused, and then nothing has changed.
+
+        Says whether it may come back with the return token of the hash that it offered.
 
         Of any number of attempts at the same instant, from whatever process, one succeeds.
         """
@@ -90,25 +93,28 @@ class Membership(StoreBase):
                 "UPDATE tokens SET used_at = ? WHERE id = ? AND used_at IS NULL",
                 (instant_text(now), token.id),
             )
-            _put_node(connection, node, record.allowed, now)
+            _put_node(connection, node, record.allowed, now, may_return=True)
+            return replace_return_token(connection, node, offered, now) and bool(offered)
 
     def add_node(self, node: str, allowed: tuple[AllowPattern, ...], now: datetime) -> None:
         """Let a node in without a token: the one that the authority is embedded in. One that is in stays as it is."""
         NodeId(self.trust_domain, node)
         with self.database.writing() as connection:
             if not read_nodes(connection, self.trust_domain, node):
-                _put_node(connection, node, allowed, now)
+                _put_node(connection, node, allowed, now, may_return=False)
 
     def let_in(self, node: str, allowed: tuple[AllowPattern, ...], now: datetime) -> None:
         """Let a node in that has proven itself otherwise, again and again; raises Refused for one that is revoked.
 
-        What it has reported stays; what its certificates of before were worth ends, as with a new token.
+        What it has reported stays; what its certificates of before were worth ends, as with a new token. With a return
+        token it cannot come, it would not be asked for its proof then.
         """
         name = str(NodeId(self.trust_domain, node))
         with self.database.writing() as connection:
             if is_revoked(connection, name):
                 raise Refused(Code.NODE_REVOKED, f"node {node} is revoked")
-            _put_node(connection, node, allowed, now)
+            _put_node(connection, node, allowed, now, may_return=False)
+            forget_return_tokens(connection, node)
 
     def node(self, name: str) -> NodeRecord | None:
         """What is known of a node, None if there is none of this name."""
@@ -132,6 +138,7 @@ class Membership(StoreBase):
         with self.database.writing() as connection:
             self._require_node(connection, name)
             connection.execute("DELETE FROM nodes WHERE name = ?", (name,))
+            forget_return_tokens(connection, name)
             release_node(connection, name)
 
     def report(self, node: str, report: NodeReport, now: datetime) -> None:
@@ -170,11 +177,17 @@ class Membership(StoreBase):
 
 
 def _put_node(
-    connection: sqlite3.Connection, node: str, allowed: tuple[AllowPattern, ...], now: datetime
+    connection: sqlite3.Connection,
+    node: str,
+    allowed: tuple[AllowPattern, ...],
+    now: datetime,
+    *,
+    may_return: bool,
 ) -> None:
     connection.execute(
-        "INSERT INTO nodes (name, allowed, joined_at) VALUES (?, ?, ?) "
-        "ON CONFLICT (name) DO UPDATE SET allowed = excluded.allowed, joined_at = excluded.joined_at",
-        (node, patterns_text(allowed), instant_text(now)),
+        "INSERT INTO nodes (name, allowed, joined_at, may_return) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET allowed = excluded.allowed, joined_at = excluded.joined_at, "
+        "may_return = excluded.may_return",
+        (node, patterns_text(allowed), instant_text(now), int(may_return)),
     )
     raise_registry_version(connection)

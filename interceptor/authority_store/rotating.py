@@ -30,6 +30,8 @@ class Rotating(StoreBase):
             nodes = read_nodes(connection, head.trust_domain)
             require_permitted(step, head.rotation, laggards(head.rotation, bundle_hash, nodes))
             new_root = None
+            # Before new keys are written: they are encrypted by a passphrase only after that one has opened the old ones.
+            self.issuers.load(head.rotation.active, now)
             if step is Step.PREPARE:
                 issuer = Authority.create(head.trust_domain, now)
                 self.issuers.add(issuer)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from interceptor.authority.admission import AllowPattern
 from interceptor.authority.node_record import NodeRecord
 from interceptor.authority.reports import NodeReport
+from interceptor.authority.return_tokens import ReturnRecord
 from interceptor.authority.rotation import Phase, RotationState
 from interceptor.authority.tokens import TokenRecord
 from interceptor.errors import InvalidInput, StateError
@@ -113,6 +114,18 @@ def read_tokens(connection: sqlite3.Connection, token_id: str | None = None) -> 
             )
             for row in rows
         )
+
+
+def read_return_token(connection: sqlite3.Connection, digest: str) -> ReturnRecord | None:
+    """What is kept of the return token of this hash, None for none."""
+    row = connection.execute(
+        "SELECT node, created_at, ended_at, used, successor FROM return_tokens WHERE hash = ?", (digest,)
+    ).fetchone()
+    if row is None:
+        return None
+    with _readable("return_tokens"):
+        ended_at = None if row[2] is None else parse_instant(row[2])
+        return ReturnRecord(row[0], parse_instant(row[1]), ended_at, bool(row[3]), row[4])
 
 
 def read_nodes(

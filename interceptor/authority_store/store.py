@@ -15,7 +15,8 @@ from interceptor.authority_store.beliefs import Beliefs
 from interceptor.authority_store.database import DATABASE, Database, new_database
 from interceptor.authority_store.issuers import ISSUERS, Issuers, system_errors
 from interceptor.authority_store.membership import Membership
-from interceptor.authority_store.private_directory import PrivateDirectory, staging_name
+from interceptor.authority_store.private_directory import PrivateDirectory, Tree, staging_name
+from interceptor.authority_store.returning import Returning
 from interceptor.authority_store.rotating import Rotating
 from interceptor.errors import StateError
 from interceptor.identity.authority import Authority
@@ -26,16 +27,22 @@ from interceptor.identity.strict_json import instant_text
 NEEDED: Final = (DATABASE, ISSUERS)
 
 
-class AuthorityStore(Membership, Beliefs, Rotating):
+class AuthorityStore(Membership, Returning, Beliefs, Rotating):
     """An authority that is open; `close` it when done. Its keys are in no repr."""
 
     @classmethod
     def create(
-        cls, directory: Path, trust_domain: TrustDomain, now: datetime, *, passphrase: bytes | None = None
+        cls,
+        directory: Path,
+        trust_domain: TrustDomain,
+        now: datetime,
+        *,
+        passphrase: bytes | None = None,
+        beside: Tree | None = None,
     ) -> Self:
         """Make a new authority where there is none; its parent directory must exist.
 
-        With a passphrase, private keys are stored encrypted. Raises StateError, and leaves what it found as it was.
+        With a passphrase, private keys are stored encrypted. `beside` are more files to begin with. Raises StateError, and leaves what it found as it was.
         """
         with system_errors(directory), PrivateDirectory.opened(directory.parent) as parent:
             parent.discard(staging_name(directory.name))
@@ -44,7 +51,7 @@ class AuthorityStore(Membership, Beliefs, Rotating):
             issuer = Authority.create(trust_domain, now)
             files = Issuers(directory, trust_domain, passphrase).tree(issuer)
             content = new_database(_first_rows(issuer, now))
-            parent.publish(directory.name, {**files, DATABASE: content})
+            parent.publish(directory.name, {**files, **(beside or {}), DATABASE: content})
         return cls.open(directory, now, passphrase=passphrase)
 
     @classmethod
@@ -114,7 +121,10 @@ def _require_domain(store: AuthorityStore, trust_domain: TrustDomain) -> None:
 def _first_rows(issuer: Authority, now: datetime) -> Iterator[tuple[str, tuple[str, ...]]]:
     root = fingerprint(issuer.root)
     yield (
-        "INSERT INTO authority VALUES (1, ?, ?, ?, ?, NULL, 1, 1, 1)",
+        (
+            "INSERT INTO authority (id, trust_domain, phase, since, active, version, registry_version, issuer_version) "
+            "VALUES (1, ?, ?, ?, ?, 1, 1, 1)"
+        ),
         (issuer.trust_domain.name, Phase.STABLE.value, instant_text(now), root),
     )
     yield (

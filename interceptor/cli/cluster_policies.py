@@ -9,6 +9,7 @@ import click
 import trio
 
 from interceptor.agent.clock import wall_clock
+from interceptor.agent.policy_keeper import mesh_of
 from interceptor.agent.policy_requests import effect
 from interceptor.cli.cluster_access import access_options, read_cluster
 from interceptor.cli.output import coloured, output_option, print_data, print_table
@@ -88,7 +89,7 @@ def _described(session: Session, cluster: Cluster) -> dict[str, Any]:
     refused = cluster.problems(resource.kind for resource in POLICIES)
     for each in cluster.policy_objects():
         try:
-            documents += parse_file(each.place, each.text, root)
+            documents += parse_file(each.place, each.text, mesh_of(session.config))
         except PolicyError as error:
             refused += error.problems
     workloads = tuple(workloads_by_uid(cluster, session.config.trust_domain).values())

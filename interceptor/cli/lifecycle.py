@@ -26,6 +26,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 MAX_TOKEN_CHARACTERS = 20 * 1024  # those of pods are long
 START_SECONDS = 300.0  # compiling alone takes a minute on an emulated processor that others use too
+TELL_SECONDS = 5.0  # who waits for longer is told what for
 DOWN_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LOG_LINE = re.compile(
@@ -192,7 +193,7 @@ def _wait_until_ready(
     session: Session, process: subprocess.Popen[bytes], log_path: Path, position: int
 ) -> dict[str, Any]:
     deadline = time.monotonic() + START_SECONDS
-    reported, status = 0, None
+    reported, status, waits_since, told = 0, None, time.monotonic(), ""
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
         lines = _lines_for_people(log_path, position)
@@ -205,6 +206,12 @@ def _wait_until_ready(
         status = _status(session)
         if status is not None and status["ready"]:
             return status
+        if time.monotonic() - waits_since > TELL_SECONDS and (waiting := _what_it_waits_for(status)) not in (
+            "",
+            told,
+        ):
+            session.progress(f"  not ready yet{waiting}")
+            waits_since, told = time.monotonic(), waiting
         time.sleep(_POLL_SECONDS)
     raise AgentError(
         f"the agent runs and is not ready after {START_SECONDS:g} s{_what_it_waits_for(status)}: see {log_path}"

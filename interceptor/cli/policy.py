@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.admin import AnsweredError
+from interceptor.agent.policy_keeper import mesh_of
 from interceptor.agent.policy_requests import read_policy_file
 from interceptor.cli.context import pass_session, require_root
 from interceptor.cli.output import coloured, output_option, print_data, print_table
@@ -124,8 +125,8 @@ def simulate(session: Session, files: tuple[Path, ...], output: str) -> None:
 
     \b
     Files of the same name are replaced, the others stay as they are. Asked about are the
-    connections that are open, the last thousand that ended, and who came in plaintext
-    within the last hour.
+    connections that are open, and those of the last hour, also if the agent was restarted
+    meanwhile; if they were too many to be remembered, that is said.
 
     \b
     Examples:
@@ -139,6 +140,11 @@ def simulate(session: Session, files: tuple[Path, ...], output: str) -> None:
         return
     nothing = f"no verdict would change, of {answer['connections']} connections"
     print_table(CHANGES, answer["changes"], nothing)
+    if answer["not_remembered_before"]:
+        click.echo(
+            f"{coloured('warning')}: so many different connections were made that those before "
+            f"{answer['not_remembered_before']} are not remembered, and were not asked about"
+        )
 
 
 @policy.command()
@@ -173,7 +179,7 @@ def _parsed(session: Session, files: tuple[Path, ...]) -> tuple[Document, ...]:
     """The documents of the files; what is wrong is told of each file under the name by which it was given."""
     texts = [(str(path), read_policy_file(path)) for path in files]
     try:
-        return parse_policies(texts, session.config.policy.root_namespace)
+        return parse_policies(texts, mesh_of(session.config))
     except PolicyError as error:
         for problem in error.problems[1:]:
             click.echo(f"interceptor: {problem}", err=True)

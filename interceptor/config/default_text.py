@@ -29,8 +29,9 @@ bridge:
   ipv6: fd15:8::1/64
 
 authority:
-  # Where 'interceptor ca serve' listens, for a mesh of several hosts; the agent joins it with a token ('interceptor up
-  # --join-token-file'). Left out, the agent keeps an authority of its own, for this host alone.
+  # Where 'interceptor ca serve' listens, for a mesh of several hosts: an address, or a name (ca.example.org:15012). The
+  # agent joins it with a token ('interceptor up --join-token-file'). Left out, it keeps an authority of its own, for
+  # this host alone.
   #address: 192.0.2.1:15012
 
 certificates:

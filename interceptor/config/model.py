@@ -8,6 +8,7 @@ from typing import Final
 
 import yaml
 
+from interceptor.authority.address import AuthorityAddress
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.policy.documents import ROOT_NAMESPACE
 from interceptor.policy.peer_authentication import MtlsMode
@@ -118,7 +119,7 @@ class Config:
     records: RecordsConfig = field(default_factory=RecordsConfig)
     metrics_address: Endpoint = _METRICS_ADDRESS
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    authority_address: Endpoint | None = None  # None: the authority is embedded in this agent
+    authority_address: AuthorityAddress | None = None  # None: the authority is embedded in this agent
     kubernetes: KubernetesConfig | None = None  # None: this host is no node of a cluster
 
     def to_yaml(self) -> str:

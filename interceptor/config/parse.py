@@ -23,6 +23,7 @@ from interceptor.config.model import (
 )
 from interceptor.config.values import (
     parse_address_check,
+    parse_authority_address,
     parse_bridge_ipv4,
     parse_bridge_ipv6,
     parse_count,
@@ -90,7 +91,7 @@ class _Reader:
             records=self._records(paths),
             policy=self._policy(defaults.policy),
             metrics_address=self._get("metrics.address", parse_listen_address, defaults.metrics_address),
-            authority_address=self._get_or_none("authority.address", parse_listen_address),
+            authority_address=self._get_or_none("authority.address", parse_authority_address),
             kubernetes=kubernetes,
         )
         self._refuse_unknown_keys()

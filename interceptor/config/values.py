@@ -6,6 +6,8 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 from typing import Final
 
+from interceptor.authority import address
+from interceptor.authority.address import AuthorityAddress
 from interceptor.errors import InvalidInput, quoted
 from interceptor.policy.policy_set import RESERVED_PORTS, AddressCheck
 from interceptor.workload import Endpoint, IPNetwork
@@ -162,6 +164,14 @@ def parse_listen_address(text: str) -> Endpoint:
     if endpoint.port in RESERVED_PORTS:
         raise InvalidInput(f"port {endpoint.port} is the proxy's own, choose another")
     return endpoint
+
+
+def parse_authority_address(text: str) -> AuthorityAddress:
+    """Where the authority listens: an address or a host's name, and a port other than the proxy's own ones."""
+    found = address.parse_authority_address(text)
+    if found.port in RESERVED_PORTS:
+        raise InvalidInput(f"port {found.port} is the proxy's own, choose another")
+    return found
 
 
 def parse_address_check(text: str) -> AddressCheck:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from interceptor.authority.refusal import OF_IDENTITY
+from interceptor.credentials.outage_log import OutageLog
 from interceptor.credentials.renewal import Renewal
 from interceptor.credentials.signing_queue import SigningQueue
 from interceptor.errors import AuthorityRefusal, InterceptorError
@@ -49,11 +50,13 @@ class CredentialStatus:
 
 
 def certificate_state(svid: X509Svid | NodeSvid | None, now: datetime) -> str:
-    """missing, expired, late (past three quarters of its life, and not renewed) or valid."""
+    """missing, expired, not_yet_valid (by our clock), late (past three quarters of its life, not renewed) or valid."""
     if svid is None:
         return "missing"
     if svid.not_after <= now:
         return "expired"
+    if svid.not_before > now:
+        return "not_yet_valid"
     return "late" if is_late(svid.issued_at, svid.not_after, now) else "valid"
 
 
@@ -71,6 +74,7 @@ class Credentials:
         self._now = now
         self._observer = observer
         self._queue = SigningQueue()
+        self._outages = OutageLog()
         self._workloads: dict[WorkloadKey, tuple[SpiffeId, Renewal[X509Svid]]] = {}
         self.node: Renewal[NodeSvid] | None = None
 
@@ -124,7 +128,7 @@ class Credentials:
             self._observer.renewed(workload, svid)
 
         issue = partial(self._issue, workload.identity)
-        renewal = Renewal(str(workload.key), issue, self._queue, self._now)
+        renewal = Renewal(str(workload.key), issue, self._queue, self._now, self._outages)
         self._workloads[workload.key] = (workload.identity, renewal)
         try:
             await renewal.run(use, partial(self._observer.renewal_failed, workload))
@@ -135,7 +139,7 @@ class Credentials:
         self, first: NodeSvid, issue: Callable[[], Awaitable[NodeSvid]], use: Callable[[NodeSvid], None]
     ) -> None:
         """The same for the node's own certificate, of which it has one already."""
-        self.node = Renewal(str(first.spiffe_id), issue, self._queue, self._now)
+        self.node = Renewal(str(first.spiffe_id), issue, self._queue, self._now, self._outages)
         try:
             await self.node.run(use, lambda _: None, first=first)
         finally:

@@ -6,7 +6,6 @@ with it, and the failure is shown until a renewal succeeds.
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime, timedelta
 
+    from interceptor.credentials.outage_log import OutageLog
     from interceptor.credentials.signing_queue import SigningQueue
-
-log = logging.getLogger(__name__)
 
 # The wall clock can be set, and a suspended machine's timers stand still: look
 # at it at least this often, however long the certificate still lives.
@@ -57,13 +55,19 @@ class Renewal(Generic[C]):
     """
 
     def __init__(
-        self, name: str, issue: Callable[[], Awaitable[C]], queue: SigningQueue, now: Callable[[], datetime]
+        self,
+        name: str,
+        issue: Callable[[], Awaitable[C]],
+        queue: SigningQueue,
+        now: Callable[[], datetime],
+        outages: OutageLog,
     ) -> None:
-        """`issue` asks the authority once; `name` is whose certificate it is, for the log."""
+        """`issue` asks the authority once; `name` is whose certificate it is, for `outages`, which logs failures."""
         self._name = name
         self._issue = issue
         self._queue = queue
         self._now = now
+        self._outages = outages
         self._hurry = trio.Event()
         self._attempt_at = 0.0  # of trio's clock: the next attempt after a failed one
         self.certificate: C | None = None
@@ -82,13 +86,17 @@ class Renewal(Generic[C]):
         if first is not None:
             self._adopt(first)
             use(first)
-        while True:
-            if self.certificate is not None:
-                await self._wait_until_due(self.certificate)
-            certificate = await self._issue_in_the_end(failed)
-            self._adopt(certificate)
-            self.renewals += 1
-            use(certificate)
+        try:
+            while True:
+                if self.certificate is not None:
+                    await self._wait_until_due(self.certificate)
+                certificate = await self._issue_in_the_end(failed)
+                self._outages.succeeded(self._name, trio.current_time())
+                self._adopt(certificate)
+                self.renewals += 1
+                use(certificate)
+        finally:
+            self._outages.forget(self._name)
 
     def bring_forward(self, spread: timedelta) -> None:
         """Renew at a random moment within `spread` from now, unless it is due by then; so also after a failure."""
@@ -121,7 +129,7 @@ class Renewal(Generic[C]):
                 self.last_failure = error
                 failed(str(error))
                 pause = self._pause(attempt)
-                log.warning("no certificate for %s: %s; next attempt in %.1f s", self._name, error, pause)
+                self._outages.failed(self._name, str(error), trio.current_time())
                 attempt += 1
                 self._attempt_at = trio.current_time() + pause
                 while trio.current_time() < self._attempt_at:

@@ -18,6 +18,9 @@ class Others(Protocol):
     def everyone(self) -> Iterable[Workload]:
         """All of them."""
 
+    def holdings(self) -> Iterable[tuple[IPAddress, Workload]]:
+        """Each address that may be lost before its holder has fallen silent, with the holder."""
+
 
 class ReportedWorkloads:
     """A list of them; where two claim one name or address, it is the first one's."""
@@ -49,3 +52,7 @@ class ReportedWorkloads:
     def everyone(self) -> Iterable[Workload]:
         """Each name once."""
         return self._by_key.values()
+
+    def holdings(self) -> Iterable[tuple[IPAddress, Workload]]:
+        """All of them: a node reports who has gone, and its last connections may arrive later."""
+        return self._by_address.items()

@@ -1,6 +1,6 @@
 """The enrolled workloads: an immutable snapshot, so that readers never see half a change."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Self
@@ -68,6 +68,14 @@ class Registry:
             holders = [workload for workload in self._by_key.values() if address in workload.addresses]
             return holders[0] if len(holders) == 1 else None
         return self._by_address.get(address) or self._beside_ours(self._others.by_address(address))
+
+    def without_address_in(self, after: "Registry") -> Iterator[tuple[IPAddress, Workload]]:
+        """The addresses that a workload has here, and in a later registry nobody or one with another identity."""
+        for held in (self._others.holdings(), self._by_address.items()):
+            for address, workload in held:
+                later = after.by_address(address)
+                if later is None or later.identity != workload.identity:
+                    yield address, workload
 
     def find(self, text: str) -> Workload:
         """The workload that a person means by `name`, `namespace/name` or an address.

@@ -37,6 +37,14 @@ def authority_id_of(leaf: x509.Certificate) -> AuthorityId:
     return _parsed(AuthorityId.parse, leaf)
 
 
+def shown_name(leaf: x509.Certificate) -> str | None:
+    """What a certificate calls itself, for a line about it: its only URI, if it has the form of an SVID."""
+    try:
+        return _only_uri(leaf)
+    except PeerRejected:
+        return None
+
+
 def find_extension(extensions: x509.Extensions, kind: type[_Extension]) -> _Extension | None:
     """The extension of that kind, or None."""
     return next((extension.value for extension in extensions if isinstance(extension.value, kind)), None)

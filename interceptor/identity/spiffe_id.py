@@ -39,14 +39,22 @@ def validate_name(kind: str, value: str) -> str:
     A "service account" is a DNS-1123 subdomain of at most 253 characters; every other kind (namespace, workload name)
     is a DNS-1123 label of at most 63. Source: kubernetes.io, "Object Names and IDs". Raises InvalidInput.
     """
-    dotted = kind == SERVICE_ACCOUNT
-    limit = MAX_SUBDOMAIN_LENGTH if dotted else MAX_LABEL_LENGTH
+    if kind == SERVICE_ACCOUNT:
+        return validate_dotted_name(kind, value)
+    return _validated(kind, value, _LABEL, MAX_LABEL_LENGTH, "letters, digits and '-'")
+
+
+def validate_dotted_name(kind: str, value: str) -> str:
+    """Return `value` if it is a DNS-1123 subdomain, as the names of most of Kubernetes' objects; raises InvalidInput."""
+    return _validated(kind, value, _SUBDOMAIN, MAX_SUBDOMAIN_LENGTH, "letters, digits, '-' and '.'")
+
+
+def _validated(kind: str, value: str, pattern: re.Pattern[str], limit: int, characters: str) -> str:
     if not value:
         raise InvalidInput(f"{kind} is empty, give a name such as 'web'")
     if len(value) > limit:
         raise InvalidInput(f"{kind} {quoted(value)} has {len(value)} characters, at most {limit} are allowed")
-    if not (_SUBDOMAIN if dotted else _LABEL).fullmatch(value):
-        characters = "letters, digits, '-' and '.'" if dotted else "letters, digits and '-'"
+    if not pattern.fullmatch(value):
         raise InvalidInput(
             f"{kind} {quoted(value)} is not a valid name, use lower-case {characters}, "
             "beginning and ending with a letter or digit"

@@ -39,11 +39,15 @@ def parse_instant(text: str) -> datetime:
 class Fields:
     """One object of a document, taken apart field by field; every failure is InvalidInput naming the field."""
 
-    def __init__(self, what: str, value: object, *names: str) -> None:
-        """Check that `value` is an object with exactly the fields `names`; `what` is it for messages."""
+    def __init__(self, what: str, value: object, *names: str, optional: tuple[str, ...] = ()) -> None:
+        """Check that `value` is an object with exactly the fields `names`; `what` is it for messages.
+
+        `optional` fields came with a later version: who has nothing to say in one leaves it out, and so does who does
+        not know it.
+        """
         if not isinstance(value, dict):
             raise InvalidInput(f"{what} is not a JSON object")
-        if unknown := sorted(set(value) - set(names)):
+        if unknown := sorted(set(value) - {*names, *optional}):
             raise InvalidInput(f"{what} has the unknown field {quoted(unknown[0])}")
         if missing := [name for name in names if name not in value]:
             raise InvalidInput(f"{what} lacks the field {missing[0]}")
@@ -56,6 +60,10 @@ class Fields:
         if not isinstance(value, str) or len(value) > limit:
             self._refuse(name, f"a text of at most {limit} characters")
         return value
+
+    def optional_text(self, name: str, limit: int) -> str:
+        """A string of at most `limit` characters, empty when the field is not there."""
+        return self.text(name, limit) if name in self._values else ""
 
     def secret(self, name: str, limit: int) -> str:
         """A string that no message shows."""

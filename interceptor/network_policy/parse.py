@@ -109,7 +109,7 @@ class _Reading:
 def _documents(name: str, text: str) -> Iterator[Field]:
     """The documents of a file; of those whose kind is a list, its items."""
     try:
-        nodes = strict_yaml.read_documents(text, max_depth=MAX_DEPTH)
+        nodes = tuple(strict_yaml.read_documents(text, max_depth=MAX_DEPTH))
     except StrictYamlError as error:
         place = name if error.line is None else f"{name}:{error.line}:{error.column}"
         raise PolicyError(f"{place}: {error.problem}") from None

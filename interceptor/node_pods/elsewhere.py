@@ -42,6 +42,10 @@ class Elsewhere:
         found = (self._workload(pod) for pod in self.cluster.pods.objects.values())
         return (workload for workload in found if workload is not None)
 
+    def holdings(self) -> Iterable[tuple[IPAddress, Workload]]:
+        """None: the API takes a pod away after it has ended."""
+        return ()
+
     def _workload(self, pod: Pod | None) -> Workload | None:
         if pod is None or pod.node == self.node:
             return None

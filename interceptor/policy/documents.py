@@ -3,7 +3,7 @@
 Sources: istio.io, "Reference / Configuration / Security / PeerAuthentication" and ".../AuthorizationPolicy".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -51,6 +51,7 @@ class Place:
 
     file: str
     line: int
+    column: int = 1
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -155,7 +156,7 @@ class AuthorizationPolicy:
 
     head: Head
     action: Action
-    rules: tuple[Rule, ...]
+    rules: Sequence[Rule]  # a tuple, or PackedRules
     dry_run: bool = False
 
 

@@ -5,8 +5,9 @@ A pattern is a projection and a key: `abc*` takes the first three characters of 
 index of rules (`rule_index`) looks the same projection up in a dictionary, so both always agree.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from ipaddress import IPv6Network, ip_network
 from typing import Final, Self
 
@@ -141,6 +142,7 @@ class Pattern:
         return cls(Projection.EXACT, 0, f"{namespace}/{account}", text)
 
     @classmethod
+    @lru_cache(maxsize=4096)  # the same few are in many policies
     def block(cls, text: str) -> Self:
         """`10.0.0.1` or `10.0.0.0/8`, or the same for IPv6; bits beyond the prefix are refused."""
         try:
@@ -159,11 +161,16 @@ class Pattern:
         return cls(Projection.IPV4 if version == 4 else Projection.IPV6, network.prefixlen, number, text)
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def port(cls, text: str) -> Self:
         """A port number in decimal digits."""
         if not (text.isascii() and text.isdecimal() and text[0] != "0" and int(text[:6]) <= MAX_PORT):
             raise InvalidInput(f"{quoted(text)} is not a port number, expected 1 to {MAX_PORT}")
         return cls(Projection.EXACT, 0, int(text), text)
+
+    def written_as(self, text: str) -> Self:
+        """The same pattern, for which somebody wrote another text."""
+        return replace(self, text=text)
 
     def matches(self, value: Value) -> bool:
         """Whether a value is one that this pattern means; no value (None) never is."""

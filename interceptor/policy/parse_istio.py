@@ -19,6 +19,7 @@ from interceptor.policy.documents import (
     Rule,
 )
 from interceptor.policy.matching import Attribute, Pattern
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.reader import Field, Fields
 from interceptor.strict_yaml import ListNode
@@ -40,13 +41,17 @@ _SOURCE_UNSUPPORTED: Final = {
 _OPERATION_UNSUPPORTED: Final = dict.fromkeys(
     ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"), _NEEDS_HTTP
 )
-_NEGATIVE: Final = {
-    "serviceAccounts": "notServiceAccounts",
-    "principals": "notPrincipals",
-    "namespaces": "notNamespaces",
-    "ipBlocks": "notIpBlocks",
-    "ports": "notPorts",
-}
+_SOURCE: Final = (
+    "serviceAccounts",
+    "notServiceAccounts",
+    "principals",
+    "notPrincipals",
+    "namespaces",
+    "notNamespaces",
+    "ipBlocks",
+    "notIpBlocks",
+)
+_OPERATION: Final = ("ports", "notPorts")
 _CONDITIONS: Final[Mapping[str, tuple[Attribute, Callable[[str], Pattern]]]] = {
     "source.ip": (Attribute.SOURCE_IP, Pattern.block),
     "source.namespace": (Attribute.NAMESPACE, Pattern.parse),
@@ -57,13 +62,13 @@ _CONDITIONS: Final[Mapping[str, tuple[Attribute, Callable[[str], Pattern]]]] = {
 
 
 def parse_peer_authentication(
-    head: Head, spec: Fields, _dry_run: bool, root_namespace: str
+    head: Head, spec: Fields, _dry_run: bool, mesh: MeshNames
 ) -> PeerAuthentication:
     """The spec of a PeerAuthentication, whose selector is in the head already."""
     mtls, ports = spec.get("mtls"), spec.get("portLevelMtls")
-    if head.selector and head.name.namespace == root_namespace:
+    if head.selector and head.name.namespace == mesh.root_namespace:
         raise spec.owner.error(
-            f"a selector in the root namespace {root_namespace} selects nothing (Istio ignores the whole document), "
+            f"a selector in the root namespace {mesh.root_namespace} selects nothing (Istio ignores the whole document), "
             "put the document into the namespace of the workloads"
         )
     by_port: dict[int, MtlsMode | None] = {}
@@ -91,14 +96,14 @@ def _mode(field: Field) -> MtlsMode | None:
 
 
 def parse_authorization_policy(
-    head: Head, spec: Fields, dry_run: bool, _root_namespace: str
+    head: Head, spec: Fields, dry_run: bool, mesh: MeshNames
 ) -> AuthorizationPolicy:
     """The spec of an AuthorizationPolicy, whose selector is in the head already."""
     action, rules = spec.get("action"), spec.get("rules")
     return AuthorizationPolicy(
         head,
         Action.ALLOW if action is None else _action(action),
-        () if rules is None or _is_empty(rules) else tuple(_rule(rule, head) for rule in rules.items()),
+        () if rules is None or _is_empty(rules) else tuple(_rule(rule, head, mesh) for rule in rules.items()),
         dry_run,
     )
 
@@ -120,34 +125,35 @@ def _action(field: Field) -> Action:
         raise field.error(f"{quoted(text)} is not an action, use ALLOW or DENY") from None
 
 
-def _rule(field: Field, head: Head) -> Rule:
+def _rule(field: Field, head: Head, mesh: MeshNames) -> Rule:
     fields = field.mapping()
     sources, operations, conditions = fields.get("from"), fields.get("to"), fields.get("when")
     fields.end()
     clauses: list[Clause] = []
     if sources is not None:
-        clauses.append(tuple(_source(item, head) for item in sources.items()))
+        clauses.append(tuple(_source(item, head, mesh) for item in sources.items()))
     if operations is not None:
         clauses.append(tuple(_operation(item) for item in operations.items()))
     if conditions is not None:
-        clauses += [((_condition(item),),) for item in conditions.items()]
+        clauses += [((_condition(item, mesh),),) for item in conditions.items()]
     return Rule(tuple(clauses))
 
 
-def _source(item: Field, head: Head) -> Alternative:
+def _source(item: Field, head: Head, mesh: MeshNames) -> Alternative:
     outer = item.mapping()
     source = outer.require("source")
     outer.end()
     fields = source.mapping(_SOURCE_UNSUPPORTED)
+    found = fields.those_of(_SOURCE)
+    fields.end()
 
     def service_account(text: str) -> Pattern:
         return Pattern.service_account(text, head.name.namespace)
 
-    accounts = _match(fields, Attribute.SERVICE_ACCOUNT, "serviceAccounts", service_account)
-    principals = _match(fields, Attribute.PRINCIPAL, "principals", Pattern.principal)
-    namespaces = _match(fields, Attribute.NAMESPACE, "namespaces", Pattern.parse)
-    blocks = _match(fields, Attribute.SOURCE_IP, "ipBlocks", Pattern.block)
-    fields.end()
+    accounts = _match(found, Attribute.SERVICE_ACCOUNT, *_SOURCE[0:2], service_account)
+    principals = _match(found, Attribute.PRINCIPAL, *_SOURCE[2:4], mesh.principal)
+    namespaces = _match(found, Attribute.NAMESPACE, *_SOURCE[4:6], Pattern.parse)
+    blocks = _match(found, Attribute.SOURCE_IP, *_SOURCE[6:8], Pattern.block)
     if accounts and (principals or namespaces):
         raise source.error(
             "serviceAccounts cannot be together with principals or namespaces, use one of them"
@@ -160,12 +166,12 @@ def _operation(item: Field) -> Alternative:
     operation = outer.require("operation")
     outer.end()
     fields = operation.mapping(_OPERATION_UNSUPPORTED)
-    ports = _match(fields, Attribute.DESTINATION_PORT, "ports", Pattern.port)
+    found = fields.those_of(_OPERATION)
     fields.end()
-    return _alternative(operation, ports)
+    return _alternative(operation, _match(found, Attribute.DESTINATION_PORT, *_OPERATION, Pattern.port))
 
 
-def _condition(item: Field) -> FieldMatch:
+def _condition(item: Field, mesh: MeshNames) -> FieldMatch:
     fields = item.mapping()
     key, values, not_values = fields.require("key"), fields.get("values"), fields.get("notValues")
     fields.end()
@@ -176,6 +182,8 @@ def _condition(item: Field) -> FieldMatch:
     if values is None and not_values is None:
         raise item.error("needs values or notValues")
     attribute, parse = _CONDITIONS[key.text()]
+    if attribute is Attribute.PRINCIPAL:
+        parse = mesh.principal
     return FieldMatch(
         attribute,
         f"when {key.text()}",
@@ -185,9 +193,12 @@ def _condition(item: Field) -> FieldMatch:
 
 
 def _match(
-    fields: Fields, attribute: Attribute, name: str, parse: Callable[[str], Pattern]
+    fields: Mapping[str, Field],
+    attribute: Attribute,
+    name: str,
+    negative: str,
+    parse: Callable[[str], Pattern],
 ) -> FieldMatch | None:
-    negative = _NEGATIVE[name]
     values, not_values = fields.get(name), fields.get(negative)
     if values is None and not_values is None:
         return None

@@ -1,12 +1,14 @@
 """The two documents that Istio lacks: LegacyException and EgressPolicy (policy.interceptor.io/v1)."""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
 from interceptor.errors import InvalidInput, quoted
 from interceptor.policy.documents import EgressPolicy, FieldMatch, Head, LegacyException, Rule
 from interceptor.policy.matching import Attribute, Pattern
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.reader import Field, Fields
 from interceptor.strict_yaml import ListNode, ScalarNode
 from interceptor.workload import Direction
@@ -15,7 +17,7 @@ MAX_TEXT: Final = 500
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-def parse_legacy_exception(head: Head, spec: Fields, _dry_run: bool, _root_namespace: str) -> LegacyException:
+def parse_legacy_exception(head: Head, spec: Fields, _dry_run: bool, _mesh: MeshNames) -> LegacyException:
     """The spec of a LegacyException, whose selector is in the head already."""
     direction = spec.require("direction").parse(_direction)
     ports, cidrs = spec.get("ports"), spec.get("cidrs")
@@ -27,8 +29,8 @@ def parse_legacy_exception(head: Head, spec: Fields, _dry_run: bool, _root_names
         raise spec.owner.error("names nothing, give a selector, ports or cidrs")
     remote = Attribute.SOURCE_IP if direction is Direction.INBOUND else Attribute.DESTINATION_IP
     matches = (
-        _match(ports, Attribute.DESTINATION_PORT, "ports"),
-        _match(cidrs, remote, "cidrs"),
+        _match(ports, Attribute.DESTINATION_PORT, "ports", Pattern.port),
+        _match(cidrs, remote, "cidrs", Pattern.block),
     )
     alternative = tuple(match for match in matches if match is not None)
     return LegacyException(
@@ -41,32 +43,32 @@ def parse_legacy_exception(head: Head, spec: Fields, _dry_run: bool, _root_names
     )
 
 
-def parse_egress_policy(head: Head, spec: Fields, _dry_run: bool, _root_namespace: str) -> EgressPolicy:
+def parse_egress_policy(head: Head, spec: Fields, _dry_run: bool, mesh: MeshNames) -> EgressPolicy:
     """The spec of an EgressPolicy, whose selector is in the head already."""
     allow, refuse, accept = spec.get("allow"), spec.get("refusePlaintextTo"), spec.get("acceptPlaintextTo")
     if allow is None and refuse is None and accept is None:
         raise spec.owner.error("says nothing, give allow, refusePlaintextTo or acceptPlaintextTo")
     return EgressPolicy(
         head,
-        None if allow is None else _allow_list(allow),
+        None if allow is None else _allow_list(allow, mesh),
         () if refuse is None else refuse.parse_each(Pattern.block),
         () if accept is None else accept.parse_each(Pattern.block),
     )
 
 
-def _allow_list(field: Field) -> tuple[Rule, ...]:
+def _allow_list(field: Field, mesh: MeshNames) -> tuple[Rule, ...]:
     """`allow: []` is a list too, on which there is nothing."""
     if isinstance(field.node, ListNode) and not field.node.items:
         return ()
-    return tuple(_allowed(item) for item in field.items())
+    return tuple(_allowed(item, mesh) for item in field.items())
 
 
-def _allowed(item: Field) -> Rule:
+def _allowed(item: Field, mesh: MeshNames) -> Rule:
     fields = item.mapping()
     matches = (
-        _match(fields.get("cidrs"), Attribute.DESTINATION_IP, "cidrs"),
-        _match(fields.get("ports"), Attribute.DESTINATION_PORT, "ports"),
-        _match(fields.get("identities"), Attribute.DESTINATION_PRINCIPAL, "identities"),
+        _match(fields.get("cidrs"), Attribute.DESTINATION_IP, "cidrs", Pattern.block),
+        _match(fields.get("ports"), Attribute.DESTINATION_PORT, "ports", Pattern.port),
+        _match(fields.get("identities"), Attribute.DESTINATION_PRINCIPAL, "identities", mesh.principal),
     )
     fields.end()
     alternative = tuple(match for match in matches if match is not None)
@@ -75,16 +77,10 @@ def _allowed(item: Field) -> Rule:
     return Rule(((alternative,),))
 
 
-_PARSERS: Final = {
-    Attribute.DESTINATION_PORT: Pattern.port,
-    Attribute.DESTINATION_IP: Pattern.block,
-    Attribute.SOURCE_IP: Pattern.block,
-    Attribute.DESTINATION_PRINCIPAL: Pattern.principal,
-}
-
-
-def _match(field: Field | None, attribute: Attribute, name: str) -> FieldMatch | None:
-    return None if field is None else FieldMatch(attribute, name, field.parse_each(_PARSERS[attribute]))
+def _match(
+    field: Field | None, attribute: Attribute, name: str, parse: Callable[[str], Pattern]
+) -> FieldMatch | None:
+    return None if field is None else FieldMatch(attribute, name, field.parse_each(parse))
 
 
 def _direction(text: str) -> Direction:

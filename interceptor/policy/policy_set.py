@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
 
+from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.authorization import Authorization, Outcome
 from interceptor.policy.documents import (
@@ -65,7 +66,7 @@ class PolicySet:
 
     def __post_init__(self) -> None:
         """Index the documents, whose order means nothing; raises ValueError when a name is there twice."""
-        documents = tuple(sorted(self.documents, key=lambda document: document.head.name))
+        documents = tuple(sorted(self.documents, key=_in_order))
         names = Counter(document.head.name for document in documents)
         if len(names) != len(documents):
             raise ValueError(f"{names.most_common(1)[0][0]} is there twice")
@@ -138,7 +139,11 @@ class PolicySet:
         outcome = self.authorization.decide(workload, facts)
         if outcome.permitted:
             return Permit(
-                transport.transport, _text(outcome.by), transport.exception, mismatch, outcome.dry_run
+                transport.transport,
+                _text(outcome.by),
+                transport.exception,
+                mismatch or address_unknown(attempt),
+                outcome.dry_run,
             )
         return authorization_denial(attempt, outcome)
 
@@ -249,11 +254,30 @@ def outbound_facts(attempt: OutboundAttempt) -> Facts:
 
 
 def address_mismatch(attempt: InboundAttempt) -> str:
-    """What is wrong with the address that an identity came from; empty when the registry has no objection."""
+    """What is wrong with the address that an identity came from; empty when the registry has no objection.
+
+    Of our own trust domain the registry knows everyone, so whom it does not know at that address is not there. Of other
+    trust domains it knows nobody (see `address_unknown`), but none of them has the address of one of our workloads.
+    """
     holder, identity = attempt.address_holder, attempt.source_identity
-    if identity is None or holder is None or holder.identity == identity:
+    if identity is None or (holder is not None and holder.identity == identity):
         return ""
-    return f"{identity} came from {attempt.source_address}, which belongs to {holder.key} ({holder.identity})"
+    came = f"{identity} came from {attempt.source_address}"
+    if holder is not None:
+        return f"{came}, which belongs to {holder.key} ({holder.identity})"
+    return "" if _is_foreign(attempt, identity) else f"{came}, which no workload is known to have"
+
+
+def address_unknown(attempt: InboundAttempt) -> str:
+    """A note on an identity that cannot be held against its address; empty when it can."""
+    identity = attempt.source_identity
+    if identity is None or attempt.address_holder is not None or not _is_foreign(attempt, identity):
+        return ""
+    return f"{identity} is of another trust domain, whose addresses are not known here"
+
+
+def _is_foreign(attempt: InboundAttempt, identity: SpiffeId) -> bool:
+    return identity.trust_domain != attempt.destination_workload.identity.trust_domain
 
 
 def peer(attempt: InboundAttempt) -> str:
@@ -265,6 +289,12 @@ def peer(attempt: InboundAttempt) -> str:
 
 def _of_type(documents: Iterable[Document], wanted: type[D]) -> tuple[D, ...]:
     return tuple(document for document in documents if isinstance(document, wanted))
+
+
+def _in_order(document: Document) -> tuple[str, str, str]:
+    """As names are ordered; a tuple is compared several times as fast."""
+    name = document.head.name
+    return name.namespace, name.name, name.kind
 
 
 def _text(name: PolicyName | None) -> str:

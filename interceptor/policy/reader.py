@@ -1,10 +1,10 @@
 """Take the fields of a document out one by one; what nobody asked for is refused, with its place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Final, NamedTuple, TypeVar
 
-from interceptor.errors import InvalidInput, PolicyError, quoted
+from interceptor.errors import QUOTED_CHARACTERS, InvalidInput, PolicyError, quoted
 from interceptor.strict_yaml import ListNode, MappingNode, Node, ScalarNode, kind_of
 
 MAX_ITEMS: Final = 1000  # of any one list
@@ -13,18 +13,28 @@ T = TypeVar("T")
 
 
 class Field(NamedTuple):
-    """One value with its path in the document, and where its key (or the list's item) stands."""
+    """One value, and where its key (or the list's item) stands; `step` leads there from the value that `owner` is."""
 
     node: Node
-    path: str
+    step: str
     file: str
     line: int
     column: int
+    owner: "Field | None" = None
+
+    @property
+    def path(self) -> str:
+        """How the value is reached in the document, such as `spec.rules[0].from`; made only for what is wrong."""
+        before = "" if self.owner is None else self.owner.path
+        # A key is whatever somebody wrote into a file: no message may be more than one line because of it.
+        is_plain = self.step.isascii() and self.step.isprintable() and len(self.step) <= QUOTED_CHARACTERS
+        step = self.step if is_plain else quoted(self.step)
+        return f"{before}.{step}" if before and not step.startswith("[") else f"{before}{step}"
 
     def error(self, problem: str) -> PolicyError:
         """What is wrong with this field, with its place in front; a whole document has no path."""
-        path = f"{self.path}: " if self.path else ""
-        return PolicyError(f"{self.file}:{self.line}:{self.column}: {path}{problem}")
+        path = self.path
+        return PolicyError(f"{self.file}:{self.line}:{self.column}: {path}{': ' if path else ''}{problem}")
 
     @property
     def is_null(self) -> bool:
@@ -63,7 +73,7 @@ class Field(NamedTuple):
         return self.node.items
 
     def _item(self, number: int, node: Node) -> "Field":
-        return Field(node, f"{self.path}[{number}]", self.file, node.line, node.column)
+        return Field(node, f"[{number}]", self.file, node.line, node.column, self)
 
     def parse_each(self, parse: Callable[[str], T]) -> tuple[T, ...]:
         """The items of a list, each through a function that raises InvalidInput."""
@@ -100,6 +110,11 @@ class Fields:
         found = self._node.entries.get(key)
         return None if found is None else self._field(key, found)
 
+    def those_of(self, keys: Collection[str]) -> dict[str, Field]:
+        """The fields of these names that are there: of many, most are left out."""
+        self._known += keys
+        return {key: self._field(key, found) for key, found in self._node.entries.items() if key in keys}
+
     def require(self, key: str) -> Field:
         """The field of that name; it must be there."""
         found = self.get(key)
@@ -114,8 +129,9 @@ class Fields:
 
     def end(self) -> None:
         """Raise PolicyError for the first field that nobody asked for."""
+        known = self._known
         for key, found in self._node.entries.items():
-            if key in self._known:
+            if key in known:
                 continue
             field = self._field(key, found)
             if key in self._unsupported:
@@ -126,5 +142,4 @@ class Fields:
 
     def _field(self, key: str, found: tuple[ScalarNode, Node]) -> Field:
         key_node, node = found
-        path = f"{self.owner.path}.{key}" if self.owner.path else key
-        return Field(node, path, self.owner.file, key_node.line, key_node.column)
+        return Field(node, key, self.owner.file, key_node.line, key_node.column, self.owner)

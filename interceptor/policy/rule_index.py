@@ -6,56 +6,74 @@ characters, networks of sixteen bits), and what is found there is then matched a
 negative can only be tried; such rules are kept in a list of their own.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from interceptor.labels import Labels
-from interceptor.policy.documents import AuthorizationPolicy, Clause, Rule
-from interceptor.policy.matching import Attribute, Facts, Projection, project
+from interceptor.policy.documents import AuthorizationPolicy, Rule
+from interceptor.policy.filing import Keys, Shape, file_rules
+from interceptor.policy.matching import Facts, project
+from interceptor.policy.packed_rules import PackedRules
 from interceptor.policy.scope import selects
 
-Shape = tuple[Attribute, Projection, int]
-Key = tuple[Shape, str | int]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One rule of one policy; `order` is the policy's, the smaller one is the one that is named."""
 
     order: int
     policy: AuthorizationPolicy
-    rule: Rule
+    number: int
+    _rule: Rule | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """The rule, which is unpacked when it is needed for the first time."""
+        if self._rule is None:
+            self._rule = self.policy.rules[self.number]
+        return self._rule
 
 
 @dataclass(frozen=True, slots=True)
 class RuleIndex:
     """The rules of policies of one action."""
 
-    _shapes: tuple[tuple[Shape, dict[str | int, tuple[Entry, ...]]], ...]
+    _shapes: tuple[tuple[Shape, dict[str | int, list[Entry]]], ...]
     _others: tuple[Entry, ...]
 
     @classmethod
     def of(cls, policies: Iterable[tuple[int, AuthorizationPolicy]]) -> Self:
         """Index the policies, which come in their order, each with its number in the whole set."""
-        entries = [Entry(order, policy, rule) for order, policy in policies for rule in policy.rules]
-        frequency = Counter(
-            key for entry in entries for clause in entry.rule.clauses for key in _keys(clause)
-        )
-        filed: dict[Shape, dict[str | int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+        entries: list[Entry] = []
+        filed: list[Keys | None] = []
+        unfiled: list[tuple[int, Rule]] = []
+        for order, policy in policies:
+            if isinstance(policy.rules, PackedRules):
+                entries += [Entry(order, policy, number) for number in range(len(policy.rules))]
+                filed += policy.rules.keys
+            else:
+                unfiled += enumerate(policy.rules, len(entries))
+                entries += [Entry(order, policy, number, rule) for number, rule in enumerate(policy.rules)]
+                filed += [None] * len(policy.rules)
+        if unfiled:
+            places, rules = zip(*unfiled, strict=True)
+            for place, keys in zip(places, file_rules(rules, filed), strict=True):
+                filed[place] = keys
+        return cls._filed(entries, filed)
+
+    @classmethod
+    def _filed(cls, entries: list[Entry], filed: list[Keys | None]) -> Self:
+        shapes: dict[Shape, dict[str | int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
         others = []
-        for entry in entries:
-            keys = _best_keys(entry.rule, frequency)
+        for entry, keys in zip(entries, filed, strict=True):
             if keys is None:
                 others.append(entry)
-            for shape, value in keys or ():
-                filed[shape][value].append(entry)
-        shapes = tuple(
-            (shape, {value: tuple(found) for value, found in by_value.items()})
-            for shape, by_value in filed.items()
-        )
-        return cls(shapes, tuple(others))
+            else:
+                for shape, value in keys:
+                    shapes[shape][value].append(entry)
+        return cls(tuple((shape, dict(by_value)) for shape, by_value in shapes.items()), tuple(others))
 
     def first_match(self, facts: Facts, labels: Labels) -> tuple[int, AuthorizationPolicy] | None:
         """The first policy, in the order of the set, that selects such a workload and matches the connection."""
@@ -69,7 +87,7 @@ class RuleIndex:
                     break
         return None if best is None else (best.order, best.policy)
 
-    def _candidates(self, facts: Facts) -> Iterator[tuple[Entry, ...]]:
+    def _candidates(self, facts: Facts) -> Iterator[Iterable[Entry]]:
         for (attribute, projection, length), by_value in self._shapes:
             value = facts.values[attribute]
             if value is not None:
@@ -78,37 +96,3 @@ class RuleIndex:
                     yield found
         if self._others:
             yield self._others
-
-
-def _keys(clause: Clause) -> set[Key]:
-    """Everything that a rule could be filed under for the sake of this clause."""
-    return {
-        ((match.attribute, pattern.projection, pattern.length), pattern.key)
-        for alternative in clause
-        for match in alternative
-        for pattern in match.patterns
-    }
-
-
-def _best_keys(rule: Rule, frequency: Counter[Key]) -> set[Key] | None:
-    """The keys to file a rule under: a connection that matches it has at least one; None when there are none such."""
-    best, best_cost = None, 0
-    for clause in rule.clauses:
-        chosen = _chosen_keys(clause, frequency)
-        if chosen is None:
-            continue
-        cost = max(frequency[key] for key in chosen)
-        if best is None or cost < best_cost:
-            best, best_cost = chosen, cost
-    return best
-
-
-def _chosen_keys(clause: Clause, frequency: Counter[Key]) -> set[Key] | None:
-    """For each alternative the rarest of its fields with positive patterns; None when an alternative has none."""
-    chosen: set[Key] = set()
-    for alternative in clause:
-        fields = [_keys(((match,),)) for match in alternative if match.patterns]
-        if not fields:
-            return None
-        chosen |= min(fields, key=lambda keys: max(frequency[key] for key in keys))
-    return chosen

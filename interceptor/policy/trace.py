@@ -4,7 +4,7 @@ The documents are walked one by one, without the indexes that make `PolicySet` f
 which the tests hold against the first.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from interceptor.policy.policy_set import (
     AddressCheck,
     PolicySet,
     address_mismatch,
+    address_unknown,
     authorization_denial,
     egress_denial,
     inbound_facts,
@@ -155,8 +156,8 @@ def explain_inbound(policies: PolicySet, attempt: InboundAttempt) -> Trace:
     mismatch = address_mismatch(attempt)
     if mismatch and policies.address_check is AddressCheck.REFUSE:
         return walk.end(Denial(Reason.SOURCE_ADDRESS_MISMATCH, mismatch), "address")
-    if mismatch:
-        walk.note("address", mismatch)
+    if note := mismatch or address_unknown(attempt):
+        walk.note("address", note)
     facts = inbound_facts(attempt)
     mode = walk.mode(workload, attempt.destination.port)
     transport = Transport.PLAINTEXT if attempt.source_identity is None else Transport.MUTUAL_TLS
@@ -165,7 +166,7 @@ def explain_inbound(policies: PolicySet, attempt: InboundAttempt) -> Trace:
         exception = walk.exception(Direction.INBOUND, workload, facts, attempt.at)
         if exception is None:
             return walk.end(plaintext_refused(attempt, mode), "plaintext")
-    return _authorize(walk, attempt, facts, Permit(transport, exception=_text(exception), note=mismatch))
+    return _authorize(walk, attempt, facts, Permit(transport, exception=_text(exception), note=note))
 
 
 def _authorize(walk: _Walk, attempt: InboundAttempt, facts: Facts, permit: Permit) -> Trace:
@@ -239,7 +240,7 @@ def _outcome(matched: Iterable[tuple[AuthorizationPolicy, bool]]) -> Outcome:
     return Outcome(permitted=bool(allowed), by=allowed[0].head.name if allowed else None)
 
 
-def _why_no_rule(rules: tuple[Rule, ...], facts: Facts) -> str | None:
+def _why_no_rule(rules: Sequence[Rule], facts: Facts) -> str | None:
     """Why none of the rules matches; None when one does."""
     reasons = []
     for number, rule in enumerate(rules):

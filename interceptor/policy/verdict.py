@@ -75,8 +75,9 @@ class Reason(StrEnum):
     SOURCE_ADDRESS_MISMATCH = (
         "source_address_mismatch",
         (
-            "the peer proved one identity and connected from the address of a workload with another; check that the "
-            "address was not given to another workload, and that both nodes have the same registry"
+            "the peer proved an identity and connected from an address that does not belong to it; check that the address "
+            "was not given to another workload, that nothing between the nodes rewrites addresses, and that both nodes "
+            "have the same registry"
         ),
     )
     # What this node could not establish about the connection.

@@ -11,6 +11,7 @@ import trio
 
 from interceptor.errors import utc
 from interceptor.identity.trust_bundle import serial_numbers
+from interceptor.policy.policy_set import AddressCheck
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.proxy.late_denial import revocation_denial
 from interceptor.proxy.route import as_it_is
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from interceptor.enrolment.departed import Departed
     from interceptor.enrolment.registry import Registry
     from interceptor.errors import PeerRejected
     from interceptor.identity.spiffe_id import SpiffeId
@@ -82,6 +84,7 @@ class WorkloadContext:
     subject: Snapshot[Workload]  # its labels and addresses may change
     policy: Snapshot[PolicySet]
     registry: Snapshot[Registry]
+    departed: Departed
     tls: Snapshot[TlsContexts | None]
     live: LiveConnections
     handshakes: HandshakeLimit
@@ -126,6 +129,30 @@ class WorkloadContext:
             while found is None:
                 found = (await self.registry.wait_changed()).by_address(address)
         return found
+
+    async def find_holder(self, address: IPAddress, identity: SpiffeId) -> Workload | None:
+        """Who has the address that an identity of a peer came from.
+
+        Waits a bounded time while that is not who the peer says it is: another node's news may be on their way. There are
+        none of other trust domains, and where a mismatch is only flagged nobody has to wait for it.
+        """
+        is_ours = identity.trust_domain == self.workload.identity.trust_domain
+        may_wait = is_ours and self.policy.value.address_check is AddressCheck.REFUSE
+        with trio.move_on_after(self.limits.unknown_destination_wait if may_wait else 0):
+            while not self._has(found := self._holder(address, identity), identity):
+                await self.registry.wait_changed()
+        return found
+
+    def _holder(self, address: IPAddress, identity: SpiffeId) -> Workload | None:
+        found = self.registry.value.by_address(address)
+        if not self._has(found, identity):
+            gone = self.departed.holder(address, trio.current_time())
+            return gone if self._has(gone, identity) else found
+        return found
+
+    @staticmethod
+    def _has(workload: Workload | None, identity: SpiffeId) -> bool:
+        return workload is not None and workload.identity == identity
 
     async def tls_contexts(self, record: ConnectionRecord) -> TlsContexts:
         """The contexts of the current SVID, which the record notes; waits a bounded time for a valid one."""

@@ -119,17 +119,14 @@ async def _reach_application(
     local = local_endpoint(peer).address
     if not is_target(request, local):
         raise Refusal(Reason.AUTHORITY_MISMATCH, f"it asked for {request.target}, and reached {local}")
-    assert record.source is not None
     identity = context.canonical(record.source_identity)
+    assert record.source is not None
+    assert identity is not None
     address = record.source.address
-    attempt = InboundAttempt(
-        context.workload,
-        request.target,
-        address,
-        identity,
-        context.registry.value.by_address(address),
-        context.timestamp(),
-    )
+    holder = await context.find_holder(address, identity)
+    if holder is not None and holder.identity == identity:
+        record.source_workload = holder
+    attempt = InboundAttempt(context.workload, request.target, address, identity, holder, context.timestamp())
     permit = require_permit(context.policy.value.decide_inbound(attempt), record)
     return await application.connect(permit, request.target, record.source.address, context)
 

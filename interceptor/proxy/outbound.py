@@ -124,6 +124,7 @@ async def _open(
         return PlainStream(upstream), b""
     assert workload is not None, "whoever is reached by mutual TLS is known"
     contexts = await context.tls_contexts(record)
+    _require_believed(workload, contexts)
     tunnel = Endpoint(destination.address, TUNNEL_PORT)
     await dial.connect(upstream, tunnel, context.limits.connect_timeout)
     stream = TlsStream(contexts.client, upstream, server_side=False)
@@ -140,6 +141,14 @@ async def _open(
     if scope.cancelled_caught:
         raise Refusal(Reason.HANDSHAKE_TIMEOUT, f"{tunnel} did not answer the tunnel request")
     return stream, first_bytes
+
+
+def _require_believed(workload: Workload, contexts: TlsContexts) -> None:
+    """Raise Refusal for a destination whose identity is revoked: its own node resets us, which would say nothing."""
+    try:
+        contexts.bundles.require_not_revoked(workload.identity, ())
+    except PeerRejected as rejected:
+        raise refusal_of(rejected) from rejected
 
 
 async def _handshake(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from interceptor.proxy.context import WorkloadContext
     from interceptor.telemetry.connection_record import ConnectionRecord
 
-_BY_POLICY = frozenset(
+DECIDED_BY_POLICY = frozenset(
     {
         Reason.UNKNOWN_DESTINATION,
         Reason.PLAINTEXT_REFUSED,
@@ -93,16 +93,18 @@ def attempt_again(
             context.timestamp(),
             record.is_outside,
         )
+    # A source that has gone meanwhile had the address when the connection was made, and nobody else has it now.
+    holder = context.registry.value.by_address(record.source.address) or record.source_workload
     return InboundAttempt(
         context.workload,
         record.destination,
         record.source.address,
         context.canonical(record.source_identity),
-        context.registry.value.by_address(record.source.address),
+        holder,
         context.timestamp(),
     )
 
 
 def was_decided(record: ConnectionRecord) -> bool:
     """Whether policy had a say: what ended before (in a handshake, say) tells too little to be judged."""
-    return record.transport is not None or record.reason in _BY_POLICY
+    return record.transport is not None or record.reason in DECIDED_BY_POLICY

@@ -7,11 +7,13 @@ JSON, dates) waits until somebody asks.
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.policy.verdict import Permit, Reason, Transport, Verdict
 from interceptor.workload import Direction, Endpoint, Workload
+
+UNKNOWN_TRANSPORT: Final = "unknown"  # policy never said how the bytes would travel
 
 
 class ClosedBy(StrEnum):
@@ -131,7 +133,7 @@ class ConnectionRecord:
             "exception": self.exception or None,
             "note": self.note or None,
             "dry_run": self.dry_run or None,
-            "connection_security_policy": self.transport.value if self.transport else "unknown",
+            "connection_security_policy": self.transport.value if self.transport else UNKNOWN_TRANSPORT,
             "tls_version": self.tls_version,
             "tls_cipher": self.cipher,
             "tls_key_exchange": self.key_exchange,

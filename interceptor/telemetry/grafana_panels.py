@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from interceptor.telemetry.grafana_authority import AUTHORITY
 from interceptor.telemetry.panel import Panel, Query, Row
 
 _NODE: Final = 'instance=~"$instance"'
@@ -210,7 +211,7 @@ CERTIFICATES: Final = Row(
         ),
         Panel(
             "Life left of the nodes' own certificates",
-            "When one ends, its node needs a new token.",
+            "When one ends, its node comes back with its return token, or needs a new one.",
             (Query(f"interceptor_node_certificate_not_after_seconds{{{_NODE}}} - time()", "{{instance}}"),),
             unit="s",
         ),
@@ -241,4 +242,4 @@ CERTIFICATES: Final = Row(
     ),
 )
 
-ROWS: Final = (OVERVIEW, TRAFFIC, DENIALS, POLICIES, CERTIFICATES)
+ROWS: Final = (OVERVIEW, TRAFFIC, DENIALS, POLICIES, CERTIFICATES, AUTHORITY)

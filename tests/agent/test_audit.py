@@ -52,6 +52,7 @@ def test_denial_is_noted_with_who_and_which_policy(audit: Audit, tmp_path: Path)
         "policy": "AuthorizationPolicy shop/a",
         "detail": "it matches",
         "connection": "c1",
+        "trace_id": "t",
         "direction": "inbound",
         "source_address": "10.0.0.1:4000",
         "source_workload": None,
@@ -61,6 +62,7 @@ def test_denial_is_noted_with_who_and_which_policy(audit: Audit, tmp_path: Path)
         "destination_workload": None,
         "destination_namespace": None,
         "destination_identity": None,
+        "connection_security_policy": "unknown",
     }
 
 

@@ -59,6 +59,7 @@ class World:
         self.workloads: Snapshot[RegistryDocument] = Snapshot(RegistryDocument(1, ()))
         self.reports: list[NodeReport] = []
         self.kept: list[TrustDocument] = []
+        self.disk_is_full = False
         self.believed: list[TrustBundles] = []
         self.may_believe = trio.Event()
         self.may_believe.set()
@@ -78,8 +79,13 @@ class World:
     async def open(self) -> TrustDocument:
         return FIRST
 
-    def keep(self, document: TrustDocument) -> None:
+    problem = None
+
+    def keep(self, document: TrustDocument) -> str | None:
+        if self.disk_is_full:
+            return "cannot write trust.json: no space left on device"
         self.kept.append(document)
+        return None
 
     async def run(self, credentials: object, renewed: object) -> None:
         await trio.sleep_forever()
@@ -149,6 +155,36 @@ async def test_bundle_is_reported_only_when_every_workload_uses_it(
     assert world.reports[-1].document_hash == SECOND.document_hash
     assert [bundles.aliases for bundles in world.believed] == [(), SECOND.aliases]
     assert world.kept == [FIRST, SECOND]
+
+
+async def test_bundle_that_a_restart_would_lose_is_not_confirmed_until_it_is_kept(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.disk_is_full = True
+    world.document.replace(SECOND)
+    await trio.sleep(1)
+    assert world.follower.document == SECOND  # it is believed all the same
+    assert world.reports[-1].bundle_hash == FIRST.bundle_hash
+    assert (
+        world.reports[-1].unkept
+        == world.follower.unkept
+        == "cannot write trust.json: no space left on device"
+    )
+    world.disk_is_full = False
+    await trio.sleep(31)
+    assert world.reports[-1].bundle_hash == SECOND.bundle_hash
+    assert world.reports[-1].unkept == ""
+    assert world.follower.unkept is None
+    assert world.kept[-1] == SECOND
+
+
+async def test_node_that_could_keep_no_document_at_all_confirms_none() -> None:
+    world = World()
+    world.disk_is_full = True
+    await world.follower.open()
+    report = world.follower._report()
+    assert report.bundle_hash == f"sha256:{'0' * 64}"
+    assert report.unkept
 
 
 async def test_own_workloads_are_reported_with_what_others_can_reach(

@@ -34,11 +34,20 @@ def node(
     own: NodeSvid | None = None,
     error: str = "",
     refusal: str | None = None,
+    unkept: str | None = None,
+    clock_skew: str | None = None,
+    problem: str | None = None,
 ) -> Any:
     renewal = None if own is None else SimpleNamespace(certificate=own, last_error=error or None)
     return SimpleNamespace(
         credentials=SimpleNamespace(node=renewal, svids=lambda: iter(svids)),
-        follower=SimpleNamespace(own_roots=lambda: roots, refusal=refusal),
+        follower=SimpleNamespace(
+            clock_skew=clock_skew,
+            own_roots=lambda: roots,
+            refusal=refusal,
+            unkept=unkept,
+            access=SimpleNamespace(problem=problem),
+        ),
     )
 
 
@@ -51,6 +60,21 @@ def test_authorities_that_are_well_are_no_problem() -> None:
     good = svid(young, made=timedelta(minutes=1))
     assert authority_problems(node(good, roots=(young.root,), own=good)) == []
     assert authority_problems(node()) == []
+
+
+def test_disk_that_keeps_nothing_of_what_a_restart_needs_is_a_problem() -> None:
+    assert authority_problems(
+        node(unkept="cannot write trust.json: full", problem="cannot write return.token: full")
+    ) == [
+        "a restart would lose what this node believes now, a rotation waits for it: cannot write trust.json: full",
+        "this node could not come back by itself after a boot: cannot write return.token: full",
+    ]
+
+
+def test_clock_that_differs_from_the_authoritys_is_a_problem() -> None:
+    assert authority_problems(node(clock_skew="clock_skew: node-a's clock is 300 s ahead")) == [
+        "clocks differ, nothing can be renewed: clock_skew: node-a's clock is 300 s ahead"
+    ]
 
 
 def test_node_that_its_authority_refuses_is_a_problem_with_the_reason() -> None:

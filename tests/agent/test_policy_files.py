@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from interceptor.agent import policy_files
+from interceptor.agent import parsing, policy_files
 from interceptor.agent.policy_files import PolicyFiles
 from interceptor.errors import PolicyError
+from interceptor.policy.mesh_names import MeshNames
 from tests.policy.world import authorization
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-ROOT = "istio-system"
+ROOT = MeshNames()
 
 
 @pytest.fixture
@@ -76,10 +74,31 @@ def test_file_that_did_not_change_is_not_parsed_again(
     (tmp_path / "b.yaml").write_text(authorization("b"))
     files.load()
     parsed = []
-    monkeypatch.setattr(policy_files, "parse_file", lambda name, *_: parsed.append(name) or ())
+    monkeypatch.setattr(parsing, "parse_part", lambda name, *_: parsed.append(name) or ())
     (tmp_path / "b.yaml").write_text(authorization("c"))
     files.load()
     assert parsed == [f"{tmp_path}/b.yaml"]
+
+
+def test_document_that_only_moved_is_not_parsed_again_and_has_its_new_place(
+    files: PolicyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("# a\n" + authorization("a") + authorization("b"))
+    files.load()
+    monkeypatch.setattr(parsing, "parse_part", lambda *_: pytest.fail("it was parsed again"))
+    (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
+    (tmp_path / "b.yaml").write_text("# a\n" + authorization("b") + authorization("a"))
+    moved = {d.head.name.name: str(d.head.place) for d in files.load().documents}
+    assert moved == {"b": f"{tmp_path}/b.yaml:3", "a": f"{tmp_path}/b.yaml:9"}
+
+
+def test_directory_that_is_called_like_a_file_costs_no_descriptor(files: PolicyFiles, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(PolicyError, match="Is a directory"):
+            files.load()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_text_given_takes_the_place_of_the_files(files: PolicyFiles, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import trio
 
 from interceptor.agent import policy_keeper
 from interceptor.agent.audit import Audit
+from interceptor.agent.policy_journal import replace_files
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.config import parse_config
 from interceptor.errors import PolicyError
@@ -249,7 +250,7 @@ async def test_right_that_is_given_back_is_noticed(world: World, nursery: trio.N
 
 def test_fault_of_ours_at_the_start_denies_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write("a.yaml", DENY)
-    monkeypatch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+    monkeypatch.setattr("interceptor.agent.parsing.parse_part", lambda *_: 1 / 0)
     world.keeper.start()
     assert world.verdict() == "policy_pending"
 
@@ -269,7 +270,7 @@ async def test_fault_of_ours_leaves_the_last_good_set_and_goes_on(
     world.write("a.yaml", DENY)
     world.keeper.start()
     with monkeypatch.context() as patch:
-        patch.setattr("interceptor.agent.policy_files.parse_file", lambda *_: 1 / 0)
+        patch.setattr("interceptor.agent.parsing.parse_part", lambda *_: 1 / 0)
         nursery.start_soon(world.keeper.run)
         world.write("a.yaml", DENY + "# changed\n")
         await until(lambda: bool(world.keeper.error))
@@ -284,11 +285,11 @@ async def test_files_that_change_while_others_are_applied_are_refused_and_told(
 ) -> None:
     world.keeper.start()
 
-    def write_and_break(path: Path, content: bytes) -> None:
-        path.write_bytes(content)
+    def write_and_break(directory: Path, texts: dict[str, str]) -> None:
+        replace_files(directory, texts)
         world.write("other.yaml", "[")
 
-    monkeypatch.setattr(policy_keeper, "write_atomically", write_and_break)
+    monkeypatch.setattr(policy_keeper, "replace_files", write_and_break)
     with pytest.raises(PolicyError):
         await world.keeper.apply({"a.yaml": DENY}, "uid 7")
     assert "other.yaml" in world.keeper.error

@@ -11,10 +11,13 @@ import trio
 
 from interceptor import line_file
 from interceptor.agent import queued_file, records
+from interceptor.agent.clock import wall_clock
 from interceptor.agent.records import RecordFile, Records
 from interceptor.config import RecordsConfig
+from interceptor.policy.verdict import Permit, Transport
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind, ConnectionRecord
-from interceptor.workload import Direction
+from interceptor.workload import Direction, Endpoint
+from tests.policy.world import DB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,3 +142,44 @@ async def test_records_of_carried_and_failed_connections_are_counted_apart(tmp_p
     for name in ("opened", "closed", "failed"):
         line = next(x for x in exposed.splitlines() if x.startswith(f"istio_tcp_connections_{name}_total{{"))
         assert line.endswith(" 1.0")
+
+
+def decided(source: str, transport: Transport = Transport.PLAINTEXT) -> ConnectionRecord:
+    """A connection of this moment that was let in."""
+    now = wall_clock().timestamp()
+    made = ConnectionRecord(
+        Direction.INBOUND, "c", "t", Endpoint.parse(source), Endpoint.parse("10.0.0.2:80"), now, 1.0
+    )
+    made.destination_workload = DB
+    made.decide(Permit(transport))
+    return made
+
+
+async def test_last_hour_survives_a_restart_and_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(records, "SAVE_SECONDS", 0.05)
+    config = RecordsConfig(path=tmp_path / "records.jsonl")
+    before = Records(config, state_dir=tmp_path)
+    nursery.start_soon(before.run)
+    for number in range(2):
+        made = decided(f"192.0.2.7:{4000 + number}")
+        before.opened(made)
+        made.finish(1.0, ClosedBy.SOURCE, CloseKind.FIN)
+        before.closed(made)
+    undecided = finished()
+    before.closed(undecided)
+
+    def known() -> tuple[list[int], int]:
+        after = Records(RecordsConfig(path=tmp_path / "none.jsonl"), state_dir=tmp_path)
+        after.remember(wall_clock().timestamp() + 1)
+        return [seen.count for _, seen in after.attempts.since(0)], len(after.plaintext_peers.since(0))
+
+    with trio.fail_after(10):
+        while known() != ([2], 1):  # noqa: ASYNC110 - a file has no event
+            await trio.sleep(0.01)
+
+
+def test_memory_that_cannot_be_kept_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records._save([(tmp_path / "none" / "x.jsonl", ["{}"])])
+    assert "what is known of the last hour's connections is not kept" in caplog.text

@@ -12,13 +12,11 @@ from interceptor.authority.documents import (
     Chain,
     ErrorBody,
     Issue,
-    Join,
-    Joined,
     NodeReport,
     RegisteredWorkload,
     RegistryDocument,
-    RenewNode,
 )
+from interceptor.authority.node_documents import Join, Joined, Renewed, RenewNode
 from interceptor.authority.refusal import Code
 from interceptor.errors import InvalidInput
 from interceptor.identity.revocation import RevocationList
@@ -31,7 +29,8 @@ HASH = "sha256:" + "ab" * 32
 WEB = RegisteredWorkload(
     "shop", "web-1", "web", (ip_address("10.0.0.1"), ip_address("fd00::1")), "a", {"app": "x"}
 )
-KINDS = [Chain, ErrorBody, Issue, Join, Joined, NodeReport, RegistryDocument, RenewNode]
+OPTIONAL = {"return_hash", "return_until", "unkept"}
+KINDS = [Chain, ErrorBody, Issue, Join, Joined, NodeReport, RegistryDocument, Renewed, RenewNode]
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +40,10 @@ def documents(now, issuer):
         Chain: Chain.of((issuer.intermediate, issuer.root)),
         ErrorBody: ErrorBody("token_used", "why"),
         Issue: Issue("spiffe://td/ns/a/sa/b", "csr", 60, now, NONCE),
-        Join: Join("it1.secret", "a", "csr", now, NONCE),
-        Joined: Joined(Chain.of((issuer.intermediate,)), trust),
-        NodeReport: NodeReport(HASH, HASH, ("cd" * 32,), (WEB,), now),
+        Join: Join("it1.secret", "a", "csr", now, NONCE, "ab" * 32),
+        Joined: Joined(Chain.of((issuer.intermediate,)), trust, now),
+        Renewed: Renewed(Chain.of((issuer.intermediate,)), now),
+        NodeReport: NodeReport(HASH, HASH, ("cd" * 32,), (WEB,), now, "disk full"),
         RegistryDocument: RegistryDocument(7, (WEB,)),
         RenewNode: RenewNode("csr", now, NONCE),
     }
@@ -59,11 +59,14 @@ def test_document_written_and_read_is_the_same(documents, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_document_with_more_or_less_than_its_fields_is_refused(documents, kind):
     values = json.loads(documents[kind].to_json())
-    for name in values:
+    for name in set(values) - OPTIONAL:
         less = {key: value for key, value in values.items() if key != name}
         for changed in (less, {**values, name: None}):
             with pytest.raises(InvalidInput, match=name):
                 kind.from_json(json.dumps(changed).encode())
+    for name in set(values) & OPTIONAL:
+        with pytest.raises(InvalidInput, match=name):
+            kind.from_json(json.dumps({**values, name: None}).encode())
     with pytest.raises(InvalidInput, match="unknown field 'more'"):
         kind.from_json(json.dumps({**values, "more": 1}).encode())
 
@@ -174,3 +177,30 @@ def test_report_is_sorted_whatever_the_order_was(documents):
     report = replace(documents[NodeReport], issuers=("ff" * 32, "aa" * 32, "ff" * 32), workloads=(WEB, other))
     assert report.issuers == ("aa" * 32, "ff" * 32)
     assert report.workloads == (other, WEB)
+
+
+FIRST_VERSION = {
+    # What the first version wrote and read, field by field.
+    Join: {"at", "csr_pem", "node", "nonce", "token"},
+    RenewNode: {"at", "csr_pem", "nonce"},
+    Issue: {"at", "csr_pem", "lifetime_seconds", "nonce", "spiffe_id"},
+    NodeReport: {"at", "bundle_hash", "document_hash", "issuers", "workloads"},
+    Joined: {"chain", "trust"},
+    Renewed: {"certificates_pem"},
+    Chain: {"certificates_pem"},
+    RegistryDocument: {"version", "workloads"},
+    ErrorBody: {"code", "message"},
+}
+
+
+def test_every_document_has_a_first_version():
+    assert set(FIRST_VERSION) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", FIRST_VERSION)
+def test_document_of_the_first_version_is_read_and_one_that_says_nothing_more_is_one(documents, kind):
+    values = json.loads(documents[kind].to_json())
+    first = json.dumps({name: values[name] for name in FIRST_VERSION[kind]}).encode()
+    read = kind.from_json(first)
+    assert set(json.loads(read.to_json())) == FIRST_VERSION[kind]
+    assert set(values) - FIRST_VERSION[kind] <= OPTIONAL

@@ -16,7 +16,7 @@ def test_code_value_is_its_name_and_has_status_and_sentence(code):
 
 
 def test_codes_are_the_documented_set():
-    assert len(Code) == 23
+    assert len(Code) == 29
 
 
 def test_refusal_shows_its_code_first():

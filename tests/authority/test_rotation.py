@@ -23,8 +23,8 @@ ACTIVATED = DISTRIBUTED.after(Step.ACTIVATE, NOW)
 STATES = [STABLE, PREPARED, DISTRIBUTED, ACTIVATED]
 
 
-def node(name="a", bundle=CURRENT, issuers=(NEW,), reported_at=LATER, *, revoked=False):
-    report = NodeReport(bundle, bundle, issuers, (), NOW)
+def node(name="a", bundle=CURRENT, issuers=(NEW,), reported_at=LATER, *, revoked=False, unkept=""):
+    report = NodeReport(bundle, bundle, issuers, (), NOW, unkept)
     return NodeRecord(name, (), NOW, revoked, report, reported_at)
 
 
@@ -127,3 +127,14 @@ def test_retirement_is_permitted_exactly_when_no_certificate_in_use_leads_to_the
         for record in in_force
     )
     assert (laggards(ACTIVATED, CURRENT, records) == ()) is safe
+
+
+@pytest.mark.parametrize("state", [DISTRIBUTED, ACTIVATED])
+def test_node_that_cannot_keep_the_bundle_is_waited_for_with_its_reason(state):
+    full = node(bundle="sha256:" + "9" * 64, unkept="cannot write trust.json: no space left\n")
+    (laggard,) = laggards(state, CURRENT, [full])
+    assert laggard.why == (
+        "cannot keep the trust bundle, a restart would lose it: 'cannot write trust.json: no space left\\n'"
+    )
+    # What it has kept is current: a revocation alone cannot be kept, which no rotation waits for.
+    assert laggards(state, CURRENT, [node(unkept="full")]) == ()

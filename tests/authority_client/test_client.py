@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from interceptor.authority.documents import Chain, ErrorBody, Joined
+from interceptor.authority.documents import Chain, ErrorBody
+from interceptor.authority.node_documents import Joined, Renewed
+from interceptor.authority.reports import NodeReport
 from interceptor.authority.tokens import Token
 from interceptor.authority_client import AuthorityClient, AuthorityRefusal
 from interceptor.errors import AuthorityError, AuthorityUnavailable, PeerRejected
@@ -252,7 +255,7 @@ async def test_chain_for_another_node_or_key_is_not_taken() -> None:
     async with serving(shown_by(OURS, SERVICE)) as server:
         client = joined(server)
         before = client.svid
-        server.answers = [answer(200, Chain.of(other.chain[:-1]).to_json())]
+        server.answers = [answer(200, Renewed(Chain.of(other.chain[:-1])).to_json())]
         with pytest.raises(AuthorityError, match="the authority's answer cannot be used: certificate for"):
             await client.renew_node()
         assert client.svid is before
@@ -284,3 +287,51 @@ async def test_address_where_nobody_listens_is_told() -> None:
         AuthorityUnavailable, match=rf"127\.0\.0\.1:{port} cannot be reached: Connection refused"
     ):
         await client.join(token())
+
+
+# An authority of the version before, to which an optional field is one too many.
+
+
+MALFORMED = answer(
+    400, ErrorBody("request_malformed", "renewal has the unknown field 'return_hash'").to_json()
+)
+
+
+async def test_node_that_offers_what_its_authority_does_not_know_goes_on_without() -> None:
+    certificate = Chain.of(shown_by(OURS, NODE).chain[:-1])
+    async with serving(shown_by(OURS, SERVICE)) as server:
+        client = joined(server)
+        report = NodeReport(DOCUMENT.bundle_hash, DOCUMENT.document_hash, (), (), now(), "disk full")
+        server.answers = [MALFORMED, answer(200, b"{}")]
+        await client.report(report)
+        server.answers = [MALFORMED, MALFORMED]
+        with pytest.raises(AuthorityRefusal, match="request_malformed"):
+            await client.report(report)
+        server.answers = [MALFORMED, answer(200, certificate.to_json())]
+        with pytest.raises(AuthorityError, match="key"):  # it is not for the key of this request
+            await client.renew_node("ab" * 32)
+        server.answers = [MALFORMED]
+        with pytest.raises(AuthorityRefusal, match="request_malformed"):
+            await client.renew_node()
+        client.close()
+    bodies = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in server.requests]
+    assert [("unkept" in body or "return_hash" in body) for body in bodies] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+async def test_node_that_joins_an_authority_of_the_version_before_offers_nothing_at_last() -> None:
+    async with serving(shown_by(OURS, SERVICE)) as server:
+        client = AuthorityClient(server.endpoint, DOMAIN, "node-a", now)
+        server.answers = [MALFORMED, MALFORMED]
+        with pytest.raises(AuthorityRefusal, match="request_malformed"):
+            await client.join(token(), "ab" * 32)
+        client.close()
+    first, second = (json.loads(each.partition(b"\r\n\r\n")[2]) for each in server.requests)
+    assert (first["return_hash"], "return_hash" in second) == ("ab" * 32, False)

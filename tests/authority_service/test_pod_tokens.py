@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from interceptor.authority.documents import Join
+from interceptor.authority.node_documents import Join
 from interceptor.authority.tokens import PodToken
 from interceptor.authority_client import AuthorityRefusal
 from interceptor.authority_service.pod_tokens import PodTokens

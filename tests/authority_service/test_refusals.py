@@ -9,7 +9,7 @@ import pytest
 import trio
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from interceptor.authority.documents import Join, RenewNode
+from interceptor.authority.node_documents import Join, RenewNode
 from interceptor.authority_client import AuthorityRefusal
 from interceptor.authority_service import DeskLimits
 from interceptor.errors import AuthorityError, AuthorityUnavailable
@@ -210,12 +210,15 @@ async def test_workloads_certificate_is_not_a_nodes(service: Service, node: Node
 async def test_nodes_certificate_out_of_its_time_gets_a_code_and_no_alert(
     service: Service, node: NodeSvid, begins: timedelta, ends: timedelta, code: str, told: str
 ) -> None:
-    shown = leaf(service.issuer, NODE, begins=begins, ends=ends)
     for path in ("/v1/node", "/v1/issue"):
+        shown = leaf(service.issuer, NODE, begins=begins, ends=ends)
         found, message = await refusal(service, shown, "POST", path)
         assert found == code
         assert told in message
-        assert service.audit("refused")[-1]["peer"].startswith("127.0.0.1:")
+        line = service.audit("refused")[-1]
+        assert line["peer"].startswith("127.0.0.1:")
+        assert line["node"] == "node-a"
+        assert line["certificate"]["identity"] == NODE
 
 
 @pytest.mark.parametrize("kind", [RevocationKind.NODE, RevocationKind.SERIAL])
@@ -249,9 +252,23 @@ async def test_certificate_from_before_the_node_joined_anew_is_refused(service: 
     service.clock.off = timedelta(seconds=3)
     again = await service.joined("node-a")
     code, message = await refusal(service, stolen, "GET", "/v1/trust")
-    assert code == "node_not_authorised"
+    assert code == "node_superseded"
     assert "is from before it joined anew" in message
     await sign(again)
+
+
+async def test_node_that_was_removed_and_asks_on_leaves_one_line_a_minute(service: Service) -> None:
+    client = await service.joined("node-a")
+    assert client.svid is not None
+    service.store.remove_node("node-a")
+    for path in ("/v1/trust", "/v1/registry") * 10:
+        async with raw(service, client.svid) as shown:
+            with trio.fail_after(5):
+                while (await shown.ask("GET", path))[0] == 200:
+                    pass
+    (line,) = service.audit("refused")
+    assert (line["code"], line["node"], line["repeated"]) == ("node_not_authorised", "node-a", 0)
+    assert line["certificate"] == {"identity": NODE, "serial": client.svid.serial_number}
 
 
 async def test_chain_that_leads_nowhere_ends_the_handshake(service: Service, node: NodeSvid) -> None:
@@ -261,6 +278,10 @@ async def test_chain_that_leads_nowhere_ends_the_handshake(service: Service, nod
     assert await is_sent_away(service, leaf(service.issuer, "spiffe://other.example/node/node-a"))
     assert await is_sent_away(service, leaf(service.issuer, NODE, usages=[ExtendedKeyUsageOID.SERVER_AUTH]))
     assert not await is_sent_away(service, node)
+    lines = service.audit("refused")
+    assert [(line["request"], line["code"]) for line in lines] == [("handshake", "node_not_authorised")] * 4
+    assert all("is not trusted: " in line["message"] for line in lines)
+    assert all(line["peer"].startswith("127.0.0.1:") for line in lines)
 
 
 async def test_node_of_a_federated_trust_domain_is_no_node_of_ours(service: Service) -> None:

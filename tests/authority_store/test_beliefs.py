@@ -1,5 +1,6 @@
 """Revocations, trust bundles of others, aliases: in the next trust document, or refused with nothing changed."""
 
+import os
 from contextlib import closing
 
 import pytest
@@ -9,6 +10,7 @@ from interceptor.errors import InvalidInput
 from interceptor.identity.authority import Authority
 from interceptor.identity.revocation import Revocation, RevocationKind
 from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.identity.trust_bundle import TrustBundle
 from tests.authority_store.helpers import DAY, DOMAIN, NOW
 
 WEB = "spiffe://cluster.local/ns/default/sa/web"
@@ -73,7 +75,7 @@ def test_revocation_of_what_nobody_believes_is_refused(store, kind, value):
 
 def test_revocation_reaches_other_trust_domains_that_are_believed(store):
     store.federate(Authority.create(OTHER, NOW).trust_bundle)
-    store.set_aliases((TrustDomain("old.example"),))
+    store.add_alias(TrustDomain("old.example"))
     for domain in ("other.example", "old.example"):
         store.revoke(RevocationKind.IDENTITY, f"spiffe://{domain}/ns/default/sa/web", "", NOW)
     assert len(store.revocations()) == 2
@@ -116,18 +118,46 @@ def test_own_bundle_cannot_be_replaced_by_federation(store):
     assert "our own trust domain" in unchanged(store, store.federate, bundle)
 
 
-def test_aliases_are_replaced_as_a_whole(store):
-    store.set_aliases((OTHER, TrustDomain("old.example")))
-    store.set_aliases((OTHER,))
+def test_root_of_one_trust_domain_cannot_vouch_for_another(store):
+    for domain in (DOMAIN, TrustDomain("third.example")):
+        root = Authority.create(domain, NOW).root if domain != DOMAIN else store.issuer(NOW).root
+        if domain != DOMAIN:
+            store.federate(TrustBundle(domain, (root,)))
+        said = unchanged(store, store.federate, TrustBundle(OTHER, (root,)))
+        assert f"is one of {domain} already, it cannot vouch for other.example too" in said
+
+
+def test_aliases_are_added_and_removed_one_by_one(store):
+    old = TrustDomain("old.example")
+    for alias in (OTHER, old, old):
+        store.add_alias(alias)
+    assert store.trust_document().aliases == (old, OTHER)
+    store.remove_alias(old)
     assert store.trust_document().aliases == (OTHER,)
-    store.set_aliases(())
-    assert store.trust_document().aliases == ()
+    assert "old.example is no alias" in unchanged(store, store.remove_alias, old)
+
+
+def test_aliases_that_are_set_by_several_at_once_are_all_there(home, store):
+    added = [TrustDomain(f"d{number}.example") for number in range(8)]
+    children = []
+    for alias in added:
+        child = os.fork()
+        if child == 0:
+            try:
+                AuthorityStore.open(home, None).add_alias(alias)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(added)
+    assert store.trust_document().aliases == tuple(added)
 
 
 def test_aliases_that_are_none_are_refused(store):
-    assert "alias" in unchanged(store, store.set_aliases, (DOMAIN,))
-    many = tuple(TrustDomain(f"d{number}") for number in range(17))
-    assert "16 aliases" in unchanged(store, store.set_aliases, many)
+    assert "alias" in unchanged(store, store.add_alias, DOMAIN)
+    for number in range(16):
+        store.add_alias(TrustDomain(f"d{number}"))
+    assert "16 aliases" in unchanged(store, store.add_alias, OTHER)
 
 
 def test_change_by_another_process_is_seen_at_once(home, store):

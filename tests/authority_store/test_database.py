@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from interceptor.authority.admission import AllowPattern
 from interceptor.authority_store import AuthorityStore, database
 from interceptor.authority_store.database import Database, new_database
 from interceptor.errors import StateError
@@ -35,8 +36,36 @@ def refusal(call, *arguments):
 
 
 def test_database_of_a_later_format_is_refused(path):
-    changed(path, "PRAGMA user_version = 2")
-    assert "has the format 2, this version of interceptor reads 1" in refusal(Database.open, path)
+    changed(path, "PRAGMA user_version = 3")
+    assert "has the format 3, this version of interceptor reads 2" in refusal(Database.open, path)
+
+
+FIRST_FORMAT = (
+    "ALTER TABLE authority DROP COLUMN audit",
+    "ALTER TABLE nodes DROP COLUMN may_return",
+    "DROP TABLE return_tokens",
+    "PRAGMA user_version = 1",
+)
+
+
+def test_database_of_the_first_format_becomes_one_of_now_with_all_that_is_in_it(path):
+    with closing(AuthorityStore.open(path.parent, NOW)) as store:
+        store.add_node("a", (AllowPattern("*", "*"),), NOW)
+        before = (store.nodes(), store.trust_document(), store.issuer(NOW).intermediate)
+    changed(path, *FIRST_FORMAT)
+    for _ in range(2):
+        with closing(AuthorityStore.open(path.parent, NOW)) as store:
+            assert (store.nodes(), store.trust_document(), store.issuer(NOW).intermediate) == before
+            assert store.audit_path() is None
+
+
+def test_database_of_the_first_format_that_cannot_be_written_stays_as_it_was(path):
+    changed(path, *FIRST_FORMAT)
+    before = path.read_bytes()
+    with full_disk():
+        assert "the disk" in refusal(Database.open, path)
+    assert path.read_bytes() == before
+    Database.open(path).close()
 
 
 def test_database_whose_pages_were_overwritten_is_refused(path):
@@ -60,7 +89,10 @@ def test_database_that_was_cut_off_is_refused(path):
         ("DELETE FROM roots", "roots"),
         ("UPDATE roots SET pem = 'junk'", "roots"),
         ("INSERT INTO revocations VALUES ('abc', 'mood', 'today', '')", "revocations"),
-        ("INSERT INTO nodes VALUES ('a', 'junk', 'today', NULL, NULL)", "nodes"),
+        (
+            "INSERT INTO nodes (name, allowed, joined_at, report, reported_at) VALUES ('a', 'junk', 'today', NULL, NULL)",
+            "nodes",
+        ),
         ("INSERT INTO tokens VALUES ('a', 'b', 'a', '[1]', 'x', 'y', NULL)", "tokens"),
     ],
 )

@@ -146,7 +146,9 @@ def test_store_with_a_passphrase_has_encrypted_keys_and_issues(home):
 def test_store_with_a_passphrase_is_refused_without_it_or_with_another(home):
     opened(home, passphrase=b"correct horse")
     assert "intermediate.key is encrypted: give the passphrase" in refusal(home)
-    assert "intermediate.key is corrupt, or the passphrase is another" in refusal(home, passphrase=b"wrong")
+    assert "intermediate.key cannot be opened with this passphrase: check --passphrase-file" in refusal(
+        home, passphrase=b"wrong"
+    )
 
 
 def test_store_without_a_passphrase_is_refused_with_one_and_keys_stay_as_they_are(home, made):

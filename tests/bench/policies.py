@@ -26,6 +26,7 @@ from interceptor.agent.policy_files import PolicyFiles, collection_paused
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.labels import Labels
 from interceptor.policy.attempts import InboundAttempt
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.connections import LiveConnections
@@ -49,6 +50,12 @@ SHOP = Workload(
     (ip_address("10.0.0.2"),),
     "node-1",
     Labels({"app": "web", "tier": "front", "version": "v1"}),
+)
+OTHER = Workload(
+    WorkloadKey("other", "one"),
+    SpiffeId.parse("spiffe://cluster.local/ns/other/sa/one"),
+    (ip_address("172.16.0.1"),),
+    "node-2",
 )
 
 
@@ -89,17 +96,17 @@ def policy(number: int, choice: random.Random) -> str:
 
 
 def attempts(size: int, choice: random.Random) -> list[InboundAttempt]:
-    return [
-        InboundAttempt(
-            SHOP,
-            Endpoint(SHOP.addresses[0], 1 + choice.randrange(60000)),
-            ip_address(f"10.{choice.randrange(256)}.1.1"),
-            SpiffeId.parse(
-                f"spiffe://cluster.local/ns/n{choice.randrange(size)}/sa/s{choice.randrange(RULES)}"
-            ),
-        )
-        for _ in range(DECISIONS)
-    ]
+    return [attempt(size, choice) for _ in range(DECISIONS)]
+
+
+def attempt(size: int, choice: random.Random) -> InboundAttempt:
+    """A connection from somebody whom a policy names."""
+    namespace, account = f"n{choice.randrange(size)}", f"s{choice.randrange(RULES)}"
+    address = ip_address(f"10.{choice.randrange(256)}.1.1")
+    identity = SpiffeId.parse(f"spiffe://cluster.local/ns/{namespace}/sa/{account}")
+    holder = Workload(WorkloadKey(namespace, account), identity, (address,), "node-2")
+    destination = Endpoint(SHOP.addresses[0], 1 + choice.randrange(60000))
+    return InboundAttempt(SHOP, destination, address, identity, holder)
 
 
 def measure(size: int, directory: Path) -> dict[str, float]:
@@ -108,7 +115,7 @@ def measure(size: int, directory: Path) -> dict[str, float]:
     for start in range(0, size, PER_FILE):
         text = "\n---\n".join(policy(n, choice) for n in range(start, min(size, start + PER_FILE)))
         (directory / f"f{start:05}.yaml").write_text(text + "\n")
-    files = PolicyFiles(directory, ROOT)
+    files = PolicyFiles(directory, MeshNames(ROOT))
     started = time.process_time()
     documents = files.load().documents
     read = time.process_time() - started
@@ -161,7 +168,8 @@ async def ask_again(policies: PolicySet) -> float:
             record = ConnectionRecord(
                 Direction.INBOUND, str(number), "t", source, Endpoint(SHOP.addresses[0], 61000), 0.0, 0.0
             )
-            record.source_identity = SpiffeId.parse("spiffe://cluster.local/ns/other/sa/one")
+            record.source_identity = OTHER.identity
+            record.source_workload = OTHER
             record.verdict = "permit"
             stack.enter_context(live.track(record))
         started = time.process_time()

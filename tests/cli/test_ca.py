@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import socket
 import subprocess
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,13 +22,13 @@ from interceptor.authority.tokens import Token
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.ca import ca
 from interceptor.cluster.cluster import Kind
+from interceptor.identity.spiffe_id import TrustDomain
 from tests.cli.test_errors import cli
 from tests.harness.process import CLI, read_line
 from tests.kubernetes.api_server import ApiServer, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.harness.process import Result
 
@@ -115,7 +117,9 @@ def test_init_where_an_authority_is_already_is_refused(authority: Authority) -> 
 
 
 def test_init_with_a_bad_trust_domain_is_refused(tmp_path: Path) -> None:
-    assert "trust domain 'A b'" in Authority(tmp_path / "authority").refused("init", "--trust-domain", "A b")
+    assert "trust domain 'A b'" in Authority(tmp_path / "authority").refused(
+        "init", "--trust-domain", "A b", status=2
+    )
     assert not (tmp_path / "authority").exists()
 
 
@@ -175,8 +179,8 @@ def test_token_is_shown_once_with_the_command_to_run(authority: Authority) -> No
         (("--node", "a"), 2, "give --allow"),
         (("--node", "a", "--ttl", "soon", *ALLOW), 2, "'soon' is not a duration"),
         (("--node", "a", "--ttl", "1000h", *ALLOW), 2, "out of range"),
-        (("--node", "A", *ALLOW), 1, "node name 'A'"),
-        (("--node", "a", "--allow", "web"), 1, "pattern 'web'"),
+        (("--node", "A", *ALLOW), 2, "node name 'A'"),
+        (("--node", "a", "--allow", "web"), 2, "pattern 'web'"),
     ],
 )
 def test_token_that_makes_no_sense_is_refused(
@@ -274,11 +278,11 @@ def test_revocation_is_listed_until_it_is_taken_back(authority: Authority) -> No
     authority.ok("unrevoke", "A1B0000000000002C")
     assert authority.ok("revocations") == "nothing is revoked\n"
     assert "is not revoked" in authority.refused("unrevoke", web)
-    assert "neither a SPIFFE ID nor a serial number" in authority.refused("revoke", "web")
+    assert "neither a SPIFFE ID nor a serial number" in authority.refused("revoke", "web", status=2)
 
 
 def test_serial_number_as_a_table_shows_it_revokes_nothing_and_says_so(authority: Authority) -> None:
-    said = authority.refused("revoke", "25ed5203", status=1)
+    said = authority.refused("revoke", "25ed5203", status=2)
     assert "25ed5203 is only the end of a serial number" in said
     assert "interceptor certificates -o json" in said
     assert authority.data("revocations") == []
@@ -300,8 +304,8 @@ def test_bundle_that_is_none_is_refused(authority: Authority, tmp_path: Path) ->
     file = tmp_path / "bundle.pem"
     assert "cannot read" in authority.refused("federate", str(file))
     file.write_text("junk")
-    assert "give --trust-domain" in authority.refused("federate", str(file))
     assert "not a list of PEM" in authority.refused("federate", str(file), "--trust-domain", "x")
+    assert f"{file}: it is not a list of PEM" in authority.refused("federate", str(file))
     file.write_text("x" * 300_000)
     assert "it is no trust bundle" in authority.refused("federate", str(file))
 
@@ -345,7 +349,9 @@ def test_passphrase_from_a_file_encrypts_the_keys_and_opens_them(tmp_path: Path)
     authority.ok("status", *given)
     authority.ok("token", "create", "--node", "a", *ALLOW)  # needs no key
     file.write_text("wrong")
-    assert "or the passphrase is another" in authority.refused("status", *given)
+    assert "cannot be opened with this passphrase: check --passphrase-file" in authority.refused(
+        "status", *given
+    )
 
 
 @pytest.mark.parametrize(
@@ -486,3 +492,93 @@ def test_serve_for_a_cluster_lists_and_watches_its_pods_and_namespaces(authority
                 process.kill()
 
     trio.run(serve_until_both_are_watched)
+
+
+def aged(tmp_path: Path, days: int, *, root_key: bool = False) -> Authority:
+    """An authority that was made so long ago, and whose root key was taken away."""
+    authority = Authority(tmp_path / "authority")
+    made = datetime.now(UTC) - timedelta(days=days)
+    AuthorityStore.create(authority.directory, TrustDomain("prod.example"), made).close()
+    (key,) = authority.directory.rglob("root.key")
+    if not root_key:
+        key.unlink()
+    return authority
+
+
+@pytest.mark.parametrize(("days", "state", "status"), [(10, "valid", 0), (200, "due", 0), (300, "late", 1)])
+def test_status_says_how_to_renew_an_intermediate_whose_root_key_is_elsewhere(
+    tmp_path: Path, days: int, state: str, status: int
+) -> None:
+    authority = aged(tmp_path, days)
+    table, data = authority.run("status"), authority.run("status", "-o", "json")
+    assert (table.status, data.status) == (status, status)
+    assert json.loads(data.stdout)["intermediate"]["state"] == state
+    by_hand = "put root.key back into its directory, run 'interceptor ca rotate intermediate'"
+    assert (f"{state}: {by_hand}" in table.stdout) is (state != "valid")
+
+
+def test_status_renews_an_intermediate_whose_root_key_is_there(tmp_path: Path) -> None:
+    authority = aged(tmp_path, 300, root_key=True)
+    assert authority.data("status")["intermediate"]["state"] == "valid"
+
+
+def test_status_of_a_root_that_was_not_replaced_in_time_fails(tmp_path: Path) -> None:
+    result = aged(tmp_path, 2800, root_key=True).run("status")
+    assert result.status == 1
+    assert "late: begin with 'interceptor ca rotate prepare'" in result.stdout
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:15022", "[::]:15022", "192.0.2.1:15022"])
+def test_metrics_that_others_could_reach_are_served_only_when_asked_for(
+    authority: Authority, address: str
+) -> None:
+    said = authority.refused("serve", "--metrics", address, status=2)
+    assert "can be reached by others" in said
+    assert "--metrics-public" in said
+
+
+def test_return_period_out_of_bounds_is_refused(authority: Authority) -> None:
+    assert "out of range" in authority.refused("serve", "--return-period", "721h", status=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("init", "--trust-domain", ""),
+        ("token", "create", "--node", "../x", *ALLOW),
+        ("node", "allow", "a", "--allow", "*"),
+        ("revoke", "spiffe://"),
+        ("revoke", "spiffe://prod.example/ns/shop/sa/web", "--why", "a\nb"),
+        ("unrevoke", "nothing"),
+        ("alias", "A!"),
+        ("unalias", "A!"),
+        ("unfederate", "A!"),
+    ],
+)
+def test_argument_that_cannot_be_right_is_wrong_usage_and_leaves_no_line(
+    authority: Authority, arguments: tuple[str, ...]
+) -> None:
+    before = (authority.directory / "audit.jsonl").read_text()
+    authority.refused(*arguments, status=2)
+    assert (authority.directory / "audit.jsonl").read_text() == before
+
+
+def test_rotation_with_a_wrong_passphrase_or_none_writes_no_keys(tmp_path: Path) -> None:
+    authority, right, wrong = Authority(tmp_path / "authority"), tmp_path / "right", tmp_path / "wrong"
+    for file in (right, wrong):
+        file.write_text(file.name)
+        file.chmod(0o600)
+    authority.ok("init", "--passphrase-file", str(right))
+    before = sorted(authority.directory.rglob("*.key"))
+    assert "is encrypted" in authority.refused("rotate", "prepare")
+    assert "cannot be opened" in authority.refused("rotate", "prepare", "--passphrase-file", str(wrong))
+    assert sorted(authority.directory.rglob("*.key")) == before
+    authority.ok("rotate", "prepare", "--passphrase-file", str(right))
+    assert all(b"ENCRYPTED" in key.read_bytes() for key in authority.directory.rglob("*.key"))
+
+
+def test_passphrase_file_that_is_no_file_is_not_waited_for(authority: Authority, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    for path in (fifo, Path("/dev/zero")):
+        assert "is not a regular file" in authority.refused("status", "--passphrase-file", str(path))

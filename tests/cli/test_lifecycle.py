@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from interceptor.cli import lifecycle
 from interceptor.cli.lifecycle import _lines_for_people, _what_it_waits_for, _why_it_ended
 from tests.harness.process import Journal, Program, is_alive
 
@@ -49,6 +51,21 @@ def test_agent_that_does_not_get_ready_says_what_it_waits_for() -> None:
     assert _what_it_waits_for(status) == ", no certificate for default/web, it went away"
     assert _what_it_waits_for({**status, "authority": {"last_error": None}, "waiting_for": []}) == ""
     assert _what_it_waits_for(None) == ""
+
+
+def test_start_that_takes_long_is_told_what_for_while_it_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = {"waiting_for": ["no certificate for default/web"], "authority": {"last_error": "it went away"}}
+    statuses = iter([None, *[{**away, "ready": False}] * 8, {**away, "ready": True}])
+    monkeypatch.setattr(lifecycle, "_status", lambda _: next(statuses))
+    monkeypatch.setattr(lifecycle, "TELL_SECONDS", 0.05)
+    (tmp_path / "agent.log").touch()
+    told: list[str] = []
+    session: Any = SimpleNamespace(progress=told.append)
+    process: Any = SimpleNamespace(poll=lambda: None)
+    assert lifecycle._wait_until_ready(session, process, tmp_path / "agent.log", 0)["ready"]
+    assert told == ["  not ready yet, no certificate for default/web, it went away"]
 
 
 class TestLifecycle:

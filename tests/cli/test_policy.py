@@ -99,8 +99,10 @@ def test_broken_file_is_named_as_it_was_given(command: Any, tmp_path: Path) -> N
 
 
 def test_simulate_says_when_nothing_would_change(good: Path) -> None:
-    shown = invoke(simulate, {"connections": 7, "changes": []}, good)
-    assert shown == "no verdict would change, of 7 connections\n"
+    answer = {"connections": 7, "changes": [], "not_remembered_before": None}
+    assert invoke(simulate, answer, good) == "no verdict would change, of 7 connections\n"
+    shown = invoke(simulate, {**answer, "not_remembered_before": "2027-01-15T08:00:00+00:00"}, good)
+    assert "those before 2027-01-15T08:00:00+00:00 are not remembered, and were not asked about" in shown
 
 
 def test_apply_says_whom_it_cut_off_and_who_asked(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:

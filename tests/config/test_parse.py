@@ -259,6 +259,10 @@ def test_config_printed_as_yaml_parses_to_itself(config: Config) -> None:
             "config.yaml:1: authority.address: 'ca.example.org' is not an address and port",
         ),
         (
+            "authority: {address: 'ca.example.org:15008'}\n",
+            "config.yaml:1: authority.address: port 15008 is the proxy's own",
+        ),
+        (
             "node: Host_1\nauthority: {address: '192.0.2.1:15012'}\n",
             "config.yaml: to join authority.address, node name 'Host_1' is not valid",
         ),

@@ -11,11 +11,13 @@ import pytest
 import trio
 import trio.testing
 
-from interceptor.credentials import Credentials
+from interceptor.credentials import Credentials, certificate_state
 from interceptor.credentials.renewal import CLOCK_CHECK_SECONDS
 from interceptor.errors import AuthorityError
 from interceptor.identity.authority import Authority
+from interceptor.identity.signing_request import create_private_key, create_signing_request
 from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
+from interceptor.identity.svid import X509Svid
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from cryptography import x509
     from trio.testing import MockClock
 
-    from interceptor.identity.svid import X509Svid
 
 BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 WORKLOAD = Workload(
@@ -283,3 +284,16 @@ async def test_only_those_that_are_meant_are_brought_forward(
     assert world.credentials.bring_forward(lambda svid: svid is first, timedelta(0)) == 1
     await trio.sleep(1)
     assert world.svid_in_use() is not first
+
+
+def test_certificate_that_begins_later_than_our_clock_is_not_called_valid() -> None:
+    authority, key = Authority.create(TrustDomain("cluster.local"), BEGIN), create_private_key()
+    request = create_signing_request(WORKLOAD.identity, key)
+    chain = authority.sign(request, WORKLOAD.identity, timedelta(hours=1), BEGIN)
+    svid = X509Svid(WORKLOAD.identity, chain, key, BEGIN)
+    states = [
+        certificate_state(svid, BEGIN + timedelta(minutes=minutes))
+        for minutes in (-525600, -2, -1, 0, 50, 60)
+    ]
+    assert states == ["not_yet_valid", "not_yet_valid", "valid", "valid", "late", "expired"]
+    assert certificate_state(None, BEGIN) == "missing"

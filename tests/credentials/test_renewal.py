@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from interceptor.credentials.outage_log import OutageLog
 from interceptor.credentials.renewal import Renewal
 from interceptor.credentials.signing_queue import PLACES, SigningQueue
 from interceptor.errors import AuthorityError
@@ -46,7 +47,9 @@ class Subject:
         self.life = life
         self.asked: list[float] = []
         self.used: list[float] = []
-        self.renewal: Renewal[Certificate] = Renewal("it", self.issue, queue or SigningQueue(), now)
+        self.renewal: Renewal[Certificate] = Renewal(
+            "it", self.issue, queue or SigningQueue(), now, OutageLog()
+        )
 
     async def issue(self) -> Certificate:
         self.asked.append(trio.current_time())

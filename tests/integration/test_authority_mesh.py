@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interceptor.agent.kept_identity import KeptIdentity
+from interceptor.agent.return_tokens import RETURN_FILE
 from interceptor.kernel import netns as kernel_netns
 from tests.harness.authority import PORT, Authority
 from tests.harness.fabric import Fabric, fabric_of
@@ -272,6 +274,31 @@ def test_agent_that_was_killed_goes_on_without_a_token(mesh: Mesh) -> None:
     wait_until(lambda: " beta." in (node.run_dir / "hosts/default").read_text(), "the others are known again")
     assert _try_once(mesh, "alpha", "beta") == 0
     assert _try_once(mesh, "beta", "alpha") == 0
+
+
+@pytest.mark.timeout(60)
+def test_agent_whose_keyring_is_empty_as_after_a_boot_comes_back_without_a_token(mesh: Mesh) -> None:
+    node = mesh.node_of["alpha"]
+    before = node.status()["authority"]["node_certificate"]
+    copy = (node.state_dir / RETURN_FILE).read_bytes()
+    node.kill()
+    KeptIdentity(node.state_dir).forget()
+    node.up().check()
+    assert node.status()["authority"]["node_certificate"]["identity"] == before["identity"]
+    assert (node.state_dir / RETURN_FILE).read_bytes() != copy
+    assert (node.state_dir / RETURN_FILE).stat().st_mode & 0o777 == 0o600
+    assert b"PRIVATE" not in b"".join(
+        path.read_bytes() for path in node.state_dir.iterdir() if path.is_file()
+    )
+    wait_until(lambda: " beta." in (node.run_dir / "hosts/default").read_text(), "the others are known again")
+    assert _try_once(mesh, "alpha", "beta") == 0
+    assert _try_once(mesh, "beta", "alpha") == 0
+    lines = [json.loads(line) for line in (mesh.authority.directory / "audit.jsonl").read_text().splitlines()]
+    returned = [line for line in lines if line.get("by") == "return token"]
+    assert {(line["event"], line["node"]) for line in returned} >= {
+        ("begun", node.name),
+        ("issued", node.name),
+    }
 
 
 def test_identity_that_a_node_may_not_have_is_refused_at_once_with_the_authoritys_word_for_it(

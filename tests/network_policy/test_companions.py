@@ -12,6 +12,7 @@ from interceptor.network_policy.analysis import analyse
 from interceptor.network_policy.companions import Companion, companions
 from interceptor.network_policy.mesh_view import MeshView
 from interceptor.network_policy.parse import parse_manifests
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.parse import parse_policies
 from tests.network_policy.world import manifests, policy
 
@@ -29,7 +30,7 @@ def beside(*documents: str) -> tuple[Companion, ...]:
         if companion.document["kind"] == "NetworkPolicy":
             assert len(parse_manifests([("c", text)]).policies) == 1
         else:
-            assert len(parse_policies([("c", text)], "istio-system")) == 1
+            assert len(parse_policies([("c", text)], MeshNames())) == 1
     return found
 
 

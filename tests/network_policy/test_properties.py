@@ -13,6 +13,7 @@ from interceptor.network_policy.analysis import Effect, analyse
 from interceptor.network_policy.companions import Companion, companions
 from interceptor.network_policy.mesh_view import MeshView
 from interceptor.network_policy.parse import parse_manifests
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.parse import parse_policies
 from tests.network_policy.naive import TUNNEL, Pod, is_denied, passes
 
@@ -169,4 +170,4 @@ def test_companions_are_valid_and_leave_no_rule_that_stops_matching(documents):
     assert again.others == len(denying)
     if denying:
         stream = "\n---\n".join(map(json.dumps, denying))
-        assert len(parse_policies([("extra.yaml", stream)], "istio-system")) == len(denying)
+        assert len(parse_policies([("extra.yaml", stream)], MeshNames())) == len(denying)

@@ -8,6 +8,7 @@ from interceptor.cluster.cluster import Cluster, Kind
 from interceptor.errors import PolicyError
 from interceptor.node_pods.policies import PolicyObjects
 from interceptor.policy.documents import AuthorizationPolicy, Document, PeerAuthentication
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.parse import parse_file
 from interceptor.policy.peer_authentication import MtlsMode
 from tests.cluster.api_objects import Json, changed, listed, policy
@@ -24,7 +25,7 @@ class Parser:
 
     def __call__(self, place: str, text: str) -> tuple[Document, ...]:
         self.places.append(place)
-        return parse_file(place, text, "istio-system")
+        return parse_file(place, text, MeshNames())
 
 
 def with_policies(*objects: tuple[Kind, Json], cluster: Cluster | None = None) -> Cluster:
@@ -112,7 +113,7 @@ def test_object_whose_name_no_document_may_have_is_stood_in_for_by_one_with_anot
     def parse(place: str, text: str) -> tuple[Document, ...]:
         if '"shop-a"' in text or '"a"' in text:
             raise PolicyError(f"{place}: the name is not valid")
-        return parse_file(place, text, "istio-system")
+        return parse_file(place, text, MeshNames())
 
     (document,) = PolicyObjects(parse).read(with_policies(allow())).documents
     assert isinstance(document, AuthorizationPolicy)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.labels import Labels
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.peer_authentication import MtlsMode
@@ -163,8 +164,25 @@ def test_identity_from_the_address_of_another_is_refused_or_flagged() -> None:
     assert flagged.note == verdict.detail
 
 
-def test_identity_from_an_address_that_nobody_has_is_taken() -> None:
-    assert word(decided(policies(""), replace(to(DB, WEB), address_holder=None))) == "mutual_tls"
+def test_identity_of_ours_from_an_address_that_nobody_has_is_refused_or_flagged() -> None:
+    stolen = replace(to(DB, WEB), address_holder=None)
+    verdict = decided(policies(""), stolen)
+    assert verdict == Denial(
+        Reason.SOURCE_ADDRESS_MISMATCH,
+        "spiffe://cluster.local/ns/shop/sa/web came from 10.0.0.1, which no workload is known to have",
+    )
+    flagging = PolicySet(MtlsMode.STRICT, address_check=AddressCheck.FLAG)
+    assert decided(flagging, stolen) == Permit(Transport.MUTUAL_TLS, note=verdict.detail)
+
+
+def test_identity_of_another_trust_domain_is_let_pass_and_flagged_but_not_from_our_addresses() -> None:
+    foreign = SpiffeId.parse("spiffe://other.org/ns/shop/sa/web")
+    federated = replace(to(DB, WEB), source_identity=foreign, address_holder=None)
+    assert decided(policies(""), federated) == Permit(
+        Transport.MUTUAL_TLS,
+        note="spiffe://other.org/ns/shop/sa/web is of another trust domain, whose addresses are not known here",
+    )
+    assert word(decided(policies(""), replace(federated, address_holder=WEB))) == "source_address_mismatch"
 
 
 def test_required_policy_that_is_not_there_denies_both_ways() -> None:

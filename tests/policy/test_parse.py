@@ -19,13 +19,14 @@ from interceptor.policy.documents import (
     PolicyName,
     Rule,
 )
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.parse import MAX_CHARACTERS, parse_file, parse_policies, require_unique
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.workload import Direction
 from tests.policy.random_policies import as_yaml, policy_documents
 from tests.policy.world import authorization, egress, exception, peer_authentication
 
-ROOT = "istio-system"
+ROOT = MeshNames()
 HEAD = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\n"
 
 
@@ -117,7 +118,7 @@ def test_egress_policy_is_read() -> None:
         ("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n", "p.yaml:1:1: metadata: is missing"),
         # Names.
         (HEAD.replace("name: a,", ""), "p.yaml:3:1: metadata: 'name' is missing"),
-        (HEAD.replace("name: a,", "name: A,"), "p.yaml:3:12: metadata.name: service account 'A' is not a valid name"),
+        (HEAD.replace("name: a,", "name: A,"), "p.yaml:3:12: metadata.name: name 'A' is not a valid name"),
         (HEAD.replace("name: a,", "name: 7,"), "p.yaml:3:12: metadata.name: '7' is not text to YAML, put it in quotes"),
         (HEAD.replace("name: a,", "name: ,"), "p.yaml:3:12: metadata.name: has no value, give one or remove the line"),
         (HEAD.replace("name: a,", "name: [a],"), "p.yaml:3:12: metadata.name: expected text, not a list"),
@@ -190,7 +191,7 @@ def test_egress_policy_is_read() -> None:
         (peer_authentication("a", mtls="{mode: strict}"), "spec.mtls.mode: 'strict' is not a mode, use STRICT, PERM"),
         (peer_authentication("a", mtls="STRICT"), "spec.mtls: expected 'key: value' lines, not the value 'STRICT'"),
         (peer_authentication("a", portLevelMtls="{99999: {}}"), "spec.portLevelMtls.99999: '99999' is not a port number"),
-        (peer_authentication("a", ROOT, selector="{matchLabels: {a: b}}"),
+        (peer_authentication("a", "istio-system", selector="{matchLabels: {a: b}}"),
          "spec: a selector in the root namespace istio-system selects nothing (Istio ignores the whole document)"),
         (peer_authentication("a", targetRef="{}"), "spec.targetRef: unknown field, known are selector, mtls, portLevel"),
         # Exceptions.

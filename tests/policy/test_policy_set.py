@@ -29,7 +29,8 @@ def outbound(destination: str, to: Workload | None = DATABASE) -> OutboundAttemp
 
 
 def inbound(identity: SpiffeId | None, port: int = 5432) -> InboundAttempt:
-    return InboundAttempt(DATABASE, Endpoint(ip_address("10.0.0.2"), port), ip_address("10.0.0.1"), identity)
+    destination = Endpoint(DATABASE.addresses[0], port)
+    return InboundAttempt(DATABASE, destination, WEB.addresses[0], identity, WEB if identity else None)
 
 
 def reason(verdict: Verdict) -> Reason:

@@ -1,6 +1,7 @@
 """The product against the naive evaluator, over random policies; and what must never happen whatever the policies are."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.labels import Labels
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
+from interceptor.policy.mesh_names import MeshNames
+from interceptor.policy.packed_rules import pack
 from interceptor.policy.parse import parse_policies
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.policy_set import PolicySet
@@ -54,7 +57,8 @@ INBOUND = tuple(
         Endpoint(parse_address(each.to.address), each.port),
         parse_address(each.source_ip),
         SpiffeId.parse(f"spiffe://{each.principal}") if each.principal else None,
-        at=AT,
+        WORKLOADS.get(each.source_ip) if each.principal else None,
+        AT,
     )
     for each in CONNECTIONS
 )
@@ -79,7 +83,7 @@ ATTEMPTS = (*INBOUND, *(row[-1] for row in OUTBOUND))
 
 
 def policy_set(mode: MtlsMode, docs: list[naive.Doc]) -> PolicySet:
-    return PolicySet(mode, parse_policies([("policies.yaml", as_yaml(docs))], naive.ROOT))
+    return PolicySet(mode, parse_policies([("policies.yaml", as_yaml(docs))], MeshNames(naive.ROOT)))
 
 
 def decide(policies: PolicySet, attempt: Any) -> Verdict:
@@ -126,6 +130,16 @@ def test_order_of_documents_means_nothing(
     assert before == after
     for attempt in ATTEMPTS:
         assert decide(before, attempt) == decide(after, attempt)
+
+
+@fewer_sets
+@given(modes, policy_documents(), st.integers(0, 8))
+def test_packed_policies_decide_as_the_plain_ones(mode: MtlsMode, docs: list[naive.Doc], some: int) -> None:
+    plain = policy_set(mode, docs)
+    packed = replace(plain, documents=(*pack(plain.documents[:some]), *plain.documents[some:]))
+    assert packed == plain
+    for attempt in ATTEMPTS:
+        assert decide(packed, attempt) == decide(plain, attempt)
 
 
 @settings(every_set, max_examples=150)

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.labels import Labels
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.parse import parse_policies
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.policy_set import PolicySet
@@ -26,7 +27,7 @@ WORKLOADS = {each.name: each for each in (WEB, DB, LEDGER)}
 
 
 def policies(text: str, mode: MtlsMode = MtlsMode.PERMISSIVE, root: str = "istio-system") -> PolicySet:
-    return PolicySet(mode, parse_policies([("policies.yaml", text)], root), root)
+    return PolicySet(mode, parse_policies([("policies.yaml", text)], MeshNames(root)), root)
 
 
 def to(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.policy_set import AddressCheck, PolicySet
@@ -98,6 +99,7 @@ class Side:
             subject=Snapshot(workload),
             policy=mesh.policy,
             registry=mesh.registry,
+            departed=mesh.departed,
             tls=tls,
             live=LiveConnections(workload.key, LIMITS.connections_per_workload, self.recorder),
             handshakes=HandshakeLimit(LIMITS.pending_handshakes),
@@ -154,6 +156,7 @@ class Mesh:
         local = (IPV6_ADDRESS, IPV6_ADDRESS) if ipv6 else (SOURCE_ADDRESS, DESTINATION_ADDRESS)
         a = Workload(WorkloadKey("default", "a"), certificates.identity("a"), (SOURCE_ADDRESS,), "here")
         b = Workload(WorkloadKey("default", "b"), certificates.identity("b"), (local[1],), "here")
+        self.departed = Departed()
         self.registry = Snapshot(Registry.empty().with_workload(a).with_workload(b))
         self.source = Side(a, self, local[0])
         self.destination = Side(b, self, local[1])

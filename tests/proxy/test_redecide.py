@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.parse import parse_policies
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.policy_set import AddressCheck, PolicySet
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def policies(text: str, mode: MtlsMode = MtlsMode.STRICT) -> PolicySet:
-    documents = parse_policies([("p.yaml", text)], "istio-system")
+    documents = parse_policies([("p.yaml", text)], MeshNames())
     return PolicySet(mode, documents, address_check=AddressCheck.FLAG)
 
 

@@ -126,10 +126,22 @@ async def test_new_connection_to_a_revoked_workload_is_refused_by_the_source(
     running: Mesh, nursery: trio.Nursery
 ) -> None:
     running.aim = await serve_application(nursery, echo_until_reset)
-    believe(running.source, bundles_without(RevocationKind.IDENTITY, str(B)))
+    for side in (running.destination, running.source):  # whose own node would reset it without a word
+        believe(side, bundles_without(RevocationKind.IDENTITY, str(B)))
     record = await refused(running)
     assert record.reason is Reason.PEER_REVOKED
     assert str(B) in record.detail
+    assert running.destination.recorder.closed_records == []  # nobody was dialled
+
+
+async def test_serial_number_of_the_destination_is_known_from_its_handshake_only(
+    running: Mesh, nursery: trio.Nursery
+) -> None:
+    running.aim = await serve_application(nursery, echo_until_reset)
+    believe(running.source, bundles_without(RevocationKind.SERIAL, serial_of("b")))
+    record = await refused(running)
+    assert record.reason is Reason.PEER_REVOKED
+    assert serial_of("b") in record.detail
 
 
 async def test_new_connection_from_a_revoked_workload_is_refused_by_the_destination(

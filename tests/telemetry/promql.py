@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import cache
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
+from interceptor.telemetry.authority_series import AuthorityCounts, AuthoritySeries, AuthorityState
 from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.telemetry.expiry import AuthorityExpiry
 from interceptor.telemetry.metrics import Metrics
@@ -52,11 +54,20 @@ def busy_metrics() -> Metrics:
     return metrics
 
 
+def busy_authority() -> AuthoritySeries:
+    """The same of an authority's service."""
+    counts = AuthorityCounts(Counter(workload=1), Counter(token_used=1))
+    root = AuthorityExpiry("root", "ab", 3.0)
+    state = AuthorityState((root,), 1.0, True, "stable", 0, Counter(current=1), 0.0)
+    return AuthoritySeries(counts, lambda: state)
+
+
 @cache
 def exposed() -> dict[str, frozenset[str]]:
     """The labels of each series' name on the page that Prometheus scrapes."""
     found = dict(FROM_SCRAPING)
-    for family in text_string_to_metric_families(busy_metrics().expose().decode()):
+    pages = (busy_metrics().expose().decode(), busy_authority().expose().decode())
+    for family in (each for page in pages for each in text_string_to_metric_families(page)):
         for sample in family.samples:
             found[sample.name] = frozenset(sample.labels) | OF_SCRAPING
     return found

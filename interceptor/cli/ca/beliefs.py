@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from cryptography import x509
 
 from interceptor.agent.clock import wall_clock
-from interceptor.cli.ca.opening import with_store
+from interceptor.cli.ca.opening import said, with_audited_store, with_store
 from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import InvalidInput, StateError, utc
-from interceptor.identity.certificates import authority_trust_domain
-from interceptor.identity.revocation import require_whole, revocation_target
+from interceptor.identity.certificates import fingerprint
+from interceptor.identity.federation import read_foreign_roots
+from interceptor.identity.revocation import Revocation, require_whole, revocation_target
 from interceptor.identity.spiffe_id import TrustDomain
-from interceptor.identity.trust_bundle import TrustBundle
 
 if TYPE_CHECKING:
+    from interceptor.authority_service.command_audit import CommandAudit
     from interceptor.authority_store import AuthorityStore
 
 MAX_BUNDLE_BYTES = 256 * 1024
@@ -33,8 +33,8 @@ REVOCATIONS = (
 @click.command()
 @click.argument("target", metavar="IDENTITY|SERIAL")
 @click.option("--why", default="", help="One line for those who ask later.")
-@with_store
-def revoke(store: AuthorityStore, target: str, why: str) -> None:
+@with_audited_store
+def revoke(store: AuthorityStore, audit: CommandAudit, target: str, why: str) -> None:
     """Let nobody believe an identity, or one certificate, any more.
 
     Within seconds every node refuses new connections of it and closes those that are open. A
@@ -48,16 +48,18 @@ def revoke(store: AuthorityStore, target: str, why: str) -> None:
       sudo interceptor ca revoke 3b1f6c6a0e5d4f7790aa41d2c8f05e135f3a09c1
       sudo interceptor ca revoke spiffe://cluster.local/node/node-b
     """
-    kind, value = revocation_target(target)
-    require_whole(kind, value)
-    store.revoke(kind, value, why, wall_clock())
+    kind, value = said(revocation_target, target)
+    said(require_whole, kind, value)
+    said(Revocation, kind, value, wall_clock(), why)
+    with audit.noting("revoke", protects=True, kind=kind.value, value=value, why=why):
+        store.revoke(kind, value, why, wall_clock())
     click.echo(f"{kind} {value} is revoked")
 
 
 @click.command()
 @click.argument("target", metavar="IDENTITY|SERIAL")
-@with_store
-def unrevoke(store: AuthorityStore, target: str) -> None:
+@with_audited_store
+def unrevoke(store: AuthorityStore, audit: CommandAudit, target: str) -> None:
     """Take a revocation back.
 
     \b
@@ -65,8 +67,9 @@ def unrevoke(store: AuthorityStore, target: str) -> None:
       sudo interceptor ca unrevoke spiffe://cluster.local/ns/shop/sa/web
       sudo interceptor ca unrevoke 3b1f6c6a0e5d4f7790aa41d2c8f05e135f3a09c1
     """
-    kind, value = revocation_target(target)
-    store.unrevoke(value)
+    kind, value = said(revocation_target, target)
+    with audit.noting("unrevoke", kind=kind.value, value=value):
+        store.unrevoke(value)
     click.echo(f"{kind} {value} is not revoked any more")
 
 
@@ -101,8 +104,8 @@ def revocations(store: AuthorityStore, output: str) -> None:
 @click.option(
     "--trust-domain", help="Whose roots they are.  [default: what the certificates made by interceptor say]"
 )
-@with_store
-def federate(store: AuthorityStore, file: Path, trust_domain: str | None) -> None:
+@with_audited_store
+def federate(store: AuthorityStore, audit: CommandAudit, file: Path, trust_domain: str | None) -> None:
     """Believe in the roots of another trust domain, for identities of that domain only.
 
     FILE holds its root certificates in PEM, as 'ca bundle' prints them there. They replace those
@@ -112,30 +115,37 @@ def federate(store: AuthorityStore, file: Path, trust_domain: str | None) -> Non
     Examples:
       sudo interceptor ca federate other.example.pem
     """
-    data = _read(file)
-    bundle = TrustBundle.from_pem(_domain(file, data, trust_domain), data)
-    store.federate(bundle)
+    given = None if trust_domain is None else said(TrustDomain.parse, trust_domain)
+    try:
+        bundle = read_foreign_roots(_read(file), given, wall_clock())
+    except InvalidInput as error:
+        raise InvalidInput(f"{file}: {error}") from None
+    roots = [fingerprint(root) for root in bundle.roots]
+    with audit.noting("federate", trust_domain=bundle.trust_domain.name, roots=roots):
+        store.federate(bundle)
     click.echo(f"identities of {bundle.trust_domain} are believed, by {len(bundle.roots)} root certificates")
 
 
 @click.command()
 @click.argument("trust_domain")
-@with_store
-def unfederate(store: AuthorityStore, trust_domain: str) -> None:
+@with_audited_store
+def unfederate(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None:
     """Stop believing in another trust domain.
 
     \b
     Examples:
       sudo interceptor ca unfederate other.example
     """
-    store.unfederate(TrustDomain.parse(trust_domain))
+    domain = said(TrustDomain.parse, trust_domain)
+    with audit.noting("unfederate", trust_domain=domain.name):
+        store.unfederate(domain)
     click.echo(f"identities of {trust_domain} are not believed any more")
 
 
 @click.command()
 @click.argument("trust_domain")
-@with_store
-def alias(store: AuthorityStore, trust_domain: str) -> None:
+@with_audited_store
+def alias(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None:
     """Let identities of another trust domain count as those of ours, as while it is renamed.
 
     They are believed by that domain's roots if it is federated, else by our own.
@@ -144,26 +154,25 @@ def alias(store: AuthorityStore, trust_domain: str) -> None:
     Examples:
       sudo interceptor ca alias old.example
     """
-    domain = TrustDomain.parse(trust_domain)
-    store.set_aliases(tuple({*store.trust_document().aliases, domain}))
+    domain = said(TrustDomain.parse, trust_domain)
+    with audit.noting("alias", trust_domain=domain.name):
+        store.add_alias(domain)
     click.echo(f"identities of {domain} count as those of {store.trust_domain}")
 
 
 @click.command()
 @click.argument("trust_domain")
-@with_store
-def unalias(store: AuthorityStore, trust_domain: str) -> None:
+@with_audited_store
+def unalias(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None:
     """Take an alias back.
 
     \b
     Examples:
       sudo interceptor ca unalias old.example
     """
-    domain = TrustDomain.parse(trust_domain)
-    aliases = store.trust_document().aliases
-    if domain not in aliases:
-        raise InvalidInput(f"{domain} is no alias: 'interceptor ca status' lists them")
-    store.set_aliases(tuple(each for each in aliases if each != domain))
+    domain = said(TrustDomain.parse, trust_domain)
+    with audit.noting("unalias", trust_domain=domain.name):
+        store.remove_alias(domain)
     click.echo(f"identities of {domain} do not count as those of {store.trust_domain} any more")
 
 
@@ -176,15 +185,3 @@ def _read(file: Path) -> bytes:
     if len(data) > MAX_BUNDLE_BYTES:
         raise InvalidInput(f"{file} has more than {MAX_BUNDLE_BYTES} bytes, it is no trust bundle")
     return data
-
-
-def _domain(file: Path, data: bytes, given: str | None) -> TrustDomain:
-    if given:
-        return TrustDomain.parse(given)
-    try:
-        named = {authority_trust_domain(each) for each in x509.load_pem_x509_certificates(data)}
-    except (ValueError, InvalidInput):
-        named = set()
-    if len(named) != 1:
-        raise InvalidInput(f"{file} does not say whose roots it holds: give --trust-domain")
-    return named.pop()

@@ -10,15 +10,17 @@ from interceptor.agent.clock import wall_clock
 from interceptor.authority.admission import AllowPattern
 from interceptor.authority.tokens import Token
 from interceptor.authority_store.membership import MAX_TOKEN_LIFE, MIN_TOKEN_LIFE
-from interceptor.cli.ca.opening import duration, with_store
+from interceptor.cli.ca.opening import duration, said, with_audited_store, with_store
 from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.quantities import in_seconds, seconds_until
 from interceptor.cli.table import Column
 from interceptor.errors import UsageError
+from interceptor.identity.node_id import validate_node_name
 
 if TYPE_CHECKING:
     from interceptor.authority.node_record import NodeRecord
     from interceptor.authority.tokens import TokenRecord
+    from interceptor.authority_service.command_audit import CommandAudit
     from interceptor.authority_store import AuthorityStore
 
 TOKENS = (
@@ -66,8 +68,10 @@ def token() -> None:
 )
 @ALLOW
 @output_option
-@with_store
-def create(store: AuthorityStore, name: str, ttl: str, patterns: tuple[str, ...], output: str) -> None:
+@with_audited_store
+def create(
+    store: AuthorityStore, audit: CommandAudit, name: str, ttl: str, patterns: tuple[str, ...], output: str
+) -> None:
     """Make a token that lets one node in, once; it is shown now and never again.
 
     \b
@@ -76,7 +80,11 @@ def create(store: AuthorityStore, name: str, ttl: str, patterns: tuple[str, ...]
       sudo interceptor ca token create --node db-1 --allow ns/shop/sa/db --ttl 1h -o json
     """
     now, life = wall_clock(), duration(ttl, MIN_TOKEN_LIFE, MAX_TOKEN_LIFE)
-    text = store.create_token(name, life, _patterns(patterns), now)
+    said(validate_node_name, name)
+    allowed = _patterns(patterns)
+    with audit.noting("token create", node=name, ttl=ttl, allowed=patterns) as result:
+        text = store.create_token(name, life, allowed, now)
+        result["id"] = Token.parse(text).id
     if output != "table":
         expires_at = (now + life).isoformat()
         print_data(
@@ -145,22 +153,24 @@ def node() -> None:
 @node.command("allow")
 @click.argument("name")
 @ALLOW
-@with_store
-def allow(store: AuthorityStore, name: str, patterns: tuple[str, ...]) -> None:
+@with_audited_store
+def allow(store: AuthorityStore, audit: CommandAudit, name: str, patterns: tuple[str, ...]) -> None:
     """Replace what a node may ask for; certificates that it has are valid until they end.
 
     \b
     Examples:
       sudo interceptor ca node allow node-b --allow ns/shop/sa/web --allow 'ns/shop/sa/job-*'
     """
-    store.set_allowed(name, _patterns(patterns))
+    allowed = _patterns(patterns)
+    with audit.noting("node allow", node=name, allowed=patterns):
+        store.set_allowed(name, allowed)
     click.echo(f"{name} may ask for {', '.join(patterns)}")
 
 
 @node.command("remove")
 @click.argument("name")
-@with_store
-def remove(store: AuthorityStore, name: str) -> None:
+@with_audited_store
+def remove(store: AuthorityStore, audit: CommandAudit, name: str) -> None:
     """Forget a node that is gone: it can ask for nothing more, and no rotation waits for it.
 
     One that was taken over by somebody is revoked besides: 'interceptor ca revoke'.
@@ -169,7 +179,8 @@ def remove(store: AuthorityStore, name: str) -> None:
     Examples:
       sudo interceptor ca node remove node-b
     """
-    store.remove_node(name)
+    with audit.noting("node remove", node=name):
+        store.remove_node(name)
     click.echo(f"{name} removed")
 
 
@@ -178,7 +189,7 @@ def _patterns(texts: tuple[str, ...]) -> tuple[AllowPattern, ...]:
         raise UsageError(
             "a node that is allowed nothing can do nothing: give --allow, such as --allow 'ns/*/sa/*'"
         )
-    return tuple(AllowPattern.parse(text) for text in texts)
+    return tuple(said(AllowPattern.parse, text) for text in texts)
 
 
 def _token_row(record: TokenRecord) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import stat
 from contextlib import closing
 from functools import update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from interceptor.agent.authority_access import AUTHORITY_DIRECTORY
 from interceptor.agent.process import forbid_core_dumps
 from interceptor.authority_store import AuthorityStore
+from interceptor.cli.ca.operator import audit_of
 from interceptor.cli.context import pass_session
 from interceptor.config.values import parse_duration
 from interceptor.errors import InvalidInput, StateError, UsageError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from interceptor.cli.context import Session
+
+_T = TypeVar("_T")
 
 MAX_PASSPHRASE = 1024
 VARIABLE = "INTERCEPTOR_CA_PASSPHRASE_FILE"
@@ -68,22 +71,42 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
     return place_options(opened)
 
 
-def duration(text: str, shortest: timedelta, longest: timedelta) -> timedelta:
-    """An option's value such as 10m; UsageError when it is none, or out of bounds."""
+def with_audited_store(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command that changes something: it gets the authority, and the audit to note the change in."""
+
+    def audited(store: AuthorityStore, /, **arguments: object) -> None:
+        command(store, audit_of(store), **arguments)
+
+    update_wrapper(audited, command)
+    return with_store(audited)
+
+
+def said(parse: Callable[..., _T], *values: object) -> _T:
+    """What was given on the command line, parsed; UsageError when it cannot be right."""
     try:
-        return parse_duration(text, shortest, longest)
+        return parse(*values)
     except InvalidInput as error:
         raise UsageError(str(error)) from None
+
+
+def duration(text: str, shortest: timedelta, longest: timedelta) -> timedelta:
+    """An option's value such as 10m; UsageError when it is none, or out of bounds."""
+    return said(parse_duration, text, shortest, longest)
 
 
 def read_passphrase(path: Path) -> bytes:
     """The first line of a file that only its owner can read; StateError says what is wrong with it."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        # Non-blocking: a FIFO that nobody writes into would be waited for without end.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise StateError(f"the passphrase file {path} is not a regular file")
             content = file.read(MAX_PASSPHRASE + 2)
     except OSError as error:
         raise StateError(f"cannot read the passphrase file {path}: {error.strerror}") from None
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise StateError(
             f"passphrase file {path} is open to group or others (mode {mode:04o}): chmod 600 {path}"

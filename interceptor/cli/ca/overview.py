@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from interceptor.agent.authority_process import AUDIT_FILE
 from interceptor.agent.clock import wall_clock
+from interceptor.authority.outlook import Outlook, intermediate_outlook, root_outlook
+from interceptor.authority_service.command_audit import command_line
 from interceptor.authority_store import AuthorityStore
-from interceptor.cli.ca.opening import place_options, with_store
-from interceptor.cli.output import output_option, print_data
+from interceptor.cli.ca.opening import place_options, said, with_store
+from interceptor.cli.ca.operator import operator
+from interceptor.cli.output import coloured, output_option, print_data
 from interceptor.cli.quantities import in_seconds, seconds_until
 from interceptor.errors import StateError, utc
 from interceptor.identity.certificates import fingerprint
@@ -42,10 +47,13 @@ def init(session: Session, directory: Path, passphrase: bytes | None, trust_doma
       sudo interceptor ca init
       sudo interceptor ca init --dir /srv/ca --trust-domain prod.example --passphrase-file /root/pass
     """
-    domain = TrustDomain.parse(trust_domain) if trust_domain else session.config.trust_domain
+    domain = session.config.trust_domain if trust_domain is None else said(TrustDomain.parse, trust_domain)
     _make_parent(directory.parent)
-    now = wall_clock()
-    with closing(AuthorityStore.create(directory, domain, now, passphrase=passphrase)) as store:
+    now, values = wall_clock(), {"trust_domain": domain.name, "encrypted": passphrase is not None}
+    line = command_line("command_done", "init", operator(), {"values": values}, now)
+    beside = {AUDIT_FILE: f"{line}\n".encode()}  # it appears with the authority, or not at all
+    made = AuthorityStore.create(directory, domain, now, passphrase=passphrase, beside=beside)
+    with closing(made) as store:
         root = store.issuer(now).root
     click.echo(f"authority of {domain} made in {directory}")
     click.echo(f"root certificate  SHA-256 {fingerprint(root)}, valid until {utc(root.not_valid_after_utc)}")
@@ -57,6 +65,9 @@ def init(session: Session, directory: Path, passphrase: bytes | None, trust_doma
 def status(store: AuthorityStore, output: str) -> None:
     """Say what the authority is, how long its certificates are valid, and how a rotation stands.
 
+    Exit status 1 when its root or intermediate is past three quarters of its life and was not
+    renewed.
+
     \b
     Examples:
       sudo interceptor ca status
@@ -65,9 +76,11 @@ def status(store: AuthorityStore, output: str) -> None:
     data = _described(store)
     if output != "table":
         print_data(data, output)
-        return
-    for label, text in _status_lines(data):
-        click.echo(f"{label:<14}{text}")
+    else:
+        for label, text in _status_lines(data):
+            click.echo(f"{label:<14}{text}")
+    if any(data[kind]["state"] in ("late", "expired") for kind in ("root", "intermediate")):
+        sys.exit(1)
 
 
 @click.command()
@@ -98,9 +111,9 @@ def _described(store: AuthorityStore) -> dict[str, Any]:
     return {
         "trust_domain": store.trust_domain.name,
         "directory": str(store.directory),
-        "root": _certificate(issuer.root),
+        "root": _certificate(issuer.root, root_outlook(issuer, now)),
         "root_key": "present" if issuer.root_key is not None else "elsewhere",
-        "intermediate": _certificate(issuer.intermediate),
+        "intermediate": _certificate(issuer.intermediate, intermediate_outlook(issuer, now)),
         "intermediate_error": store.renewal_error,
         "rotation": rotation.state.phase.value,
         "waiting_for": [laggard.node for laggard in rotation.laggards],
@@ -115,11 +128,13 @@ def _described(store: AuthorityStore) -> dict[str, Any]:
     }
 
 
-def _certificate(certificate: x509.Certificate) -> dict[str, str]:
+def _certificate(certificate: x509.Certificate, outlook: Outlook) -> dict[str, str]:
     return {
         "fingerprint": fingerprint(certificate),
         "serial_number": f"{certificate.serial_number:x}",
         "not_after": certificate.not_valid_after_utc.isoformat(),
+        "state": outlook.state,
+        "remedy": outlook.remedy,
     }
 
 
@@ -129,8 +144,10 @@ def _status_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("trust domain", data["trust_domain"]),
         ("directory", data["directory"]),
         ("root", f"{_left(data['root'])}, SHA-256 {data['root']['fingerprint']}"),
+        *_remedy(data["root"]),
         ("root key", data["root_key"]),
         ("intermediate", f"{_left(data['intermediate'])}, serial {data['intermediate']['serial_number']}"),
+        *_remedy(data["intermediate"]),
         *([("", data["intermediate_error"])] if data["intermediate_error"] else []),
         ("rotation", data["rotation"] + waiting),
         ("nodes", f"{data['nodes']}, and {data['tokens_unused']} tokens to join with"),
@@ -138,6 +155,13 @@ def _status_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("federated", ", ".join(data["federated"]) or "-"),
         ("aliases", ", ".join(data["aliases"]) or "-"),
     ]
+
+
+def _remedy(certificate: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What is to be done about a certificate."""
+    if not certificate["remedy"]:
+        return []
+    return [("", f"{coloured(certificate['state'])}: {certificate['remedy']}")]
 
 
 def _left(certificate: Mapping[str, str]) -> str:

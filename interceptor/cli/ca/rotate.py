@@ -8,7 +8,7 @@ import click
 
 from interceptor.agent.clock import wall_clock
 from interceptor.authority.rotation import Phase, Step
-from interceptor.cli.ca.opening import with_store
+from interceptor.cli.ca.opening import with_audited_store, with_store
 from interceptor.cli.output import output_option, print_data
 from interceptor.errors import utc
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interceptor.authority.rotation import RotationStatus
+    from interceptor.authority_service.command_audit import CommandAudit
     from interceptor.authority_store import AuthorityStore
 
 _DONE = {
@@ -41,11 +42,13 @@ def rotate() -> None:
     """
 
 
-def _step(step: Step, explanation: str) -> Callable[[AuthorityStore], None]:
+def _step(step: Step, explanation: str) -> Callable[[AuthorityStore, CommandAudit], None]:
     @rotate.command(step.value, help=f"{explanation}\n\n\b\nExamples:\n  sudo interceptor ca rotate {step}")
-    @with_store
-    def command(store: AuthorityStore) -> None:
-        state = store.rotate(step, wall_clock())
+    @with_audited_store
+    def command(store: AuthorityStore, audit: CommandAudit) -> None:
+        with audit.noting(f"rotate {step}") as result:
+            state = store.rotate(step, wall_clock())
+            result |= {"phase": state.phase.value, "active_root": state.active, "other_root": state.other}
         click.echo(f"{state.phase}: {_DONE[state.phase]}")
 
     return command
@@ -62,15 +65,17 @@ _step(Step.ABORT, "Take back what was prepared or distributed, and destroy the n
 
 
 @rotate.command()
-@with_store
-def intermediate(store: AuthorityStore) -> None:
+@with_audited_store
+def intermediate(store: AuthorityStore, audit: CommandAudit) -> None:
     """Issue from a new intermediate at once; needs the root key, and no node to confirm anything.
 
     \b
     Examples:
       sudo interceptor ca rotate intermediate
     """
-    issuer = store.rotate_intermediate(wall_clock())
+    with audit.noting("rotate intermediate") as result:
+        issuer = store.rotate_intermediate(wall_clock())
+        result["serial"] = f"{issuer.intermediate.serial_number:x}"
     click.echo(
         f"new intermediate, serial {issuer.intermediate.serial_number:x}, valid until {utc(issuer.not_after)}"
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from interceptor.agent.authority_process import ServedAuthority, run_authority
-from interceptor.cli.ca.opening import place_options
+from interceptor.authority.return_tokens import MAX_PERIOD
+from interceptor.cli.ca.opening import duration, place_options, said
 from interceptor.cluster.head import ObjectKey
 from interceptor.config.values import parse_listen_address
 from interceptor.errors import InvalidInput, UsageError, quoted
@@ -60,6 +62,19 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="NAMESPACE/SERVICEACCOUNT",
     help="Let nodes join by the tokens of this service account's pods (audience interceptor-ca).",
 )
+@click.option(
+    "--metrics",
+    "metrics_address",
+    metavar="ADDRESS:PORT",
+    help="Where Prometheus scrapes the authority's own metrics, on loopback.  [default: nowhere]",
+)
+@click.option("--metrics-public", is_flag=True, help="Let --metrics be an address that others reach.")
+@click.option(
+    "--return-period",
+    default="96h",
+    show_default=True,
+    help="How long a node may be away, switched off, and come back by itself; 0s: it needs a new token each time.",
+)
 @place_options
 def serve(
     session: Session,
@@ -71,6 +86,9 @@ def serve(
     kubernetes_token_file: Path | None,
     kubernetes_ca_file: Path | None,
     agents: str | None,
+    return_period: str,
+    metrics_address: str | None,
+    metrics_public: bool,
 ) -> None:
     """Serve the authority to nodes over HTTPS, in the foreground, until SIGTERM or SIGINT.
 
@@ -93,16 +111,34 @@ def serve(
     if account is not None and api is None:
         raise UsageError("--agents asks the Kubernetes API about tokens: give --kubernetes too")
     run_authority(
-        ServedAuthority(directory, passphrase, _listen_address(address), audit_path, api, account),
+        ServedAuthority(
+            directory,
+            passphrase,
+            _listen_address(address),
+            audit_path,
+            api,
+            account,
+            duration(return_period, timedelta(0), MAX_PERIOD),
+            _metrics_address(metrics_address, is_public=metrics_public),
+        ),
         session.progress,
     )
 
 
 def _listen_address(text: str) -> Endpoint:
-    try:
-        return parse_listen_address(text)
-    except InvalidInput as error:
-        raise UsageError(str(error)) from None
+    return said(parse_listen_address, text)
+
+
+def _metrics_address(text: str | None, *, is_public: bool) -> Endpoint | None:
+    if text is None:
+        return None
+    endpoint = _listen_address(text)
+    if not endpoint.address.is_loopback and not is_public:
+        raise UsageError(
+            f"{endpoint} can be reached by others, and what is there needs no certificate: give an address such as "
+            "127.0.0.1:15022, or --metrics-public too"
+        )
+    return endpoint
 
 
 def _service_account(text: str) -> ObjectKey:

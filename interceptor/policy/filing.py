@@ -1,0 +1,61 @@
+"""Under which keys a rule is filed: those of one of its fields, the one whose values the fewest other rules share.
+
+A connection that matches a rule has at least one of its keys, so any choice is right; the rarest is looked at least.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from interceptor.policy.documents import Clause, Rule
+from interceptor.policy.matching import Attribute, Projection
+
+Shape = tuple[Attribute, Projection, int]
+Key = tuple[Shape, str | int]
+Keys = tuple[Key, ...]
+
+
+def file_rules(rules: Sequence[Rule], others: Iterable[Keys | None] = ()) -> list[Keys | None]:
+    """The keys of each rule, None for one that can only be tried; `others` are those of rules that are filed already."""
+    frequency: Counter[Key] = Counter()
+    candidates = [[_candidates(clause) for clause in rule.clauses] for rule in rules]
+    for clauses in candidates:
+        for clause in clauses:
+            frequency.update({key for fields in clause for keys in fields for key in keys})
+    for keys in others:
+        frequency.update(keys or ())
+    return [_rarest(clauses, frequency) for clauses in candidates]
+
+
+def _candidates(clause: Clause) -> list[list[Keys]]:
+    """For each alternative, the keys of each of its fields that has positive patterns."""
+    return [
+        [
+            tuple(
+                [
+                    ((match.attribute, pattern.projection, pattern.length), pattern.key)
+                    for pattern in match.patterns
+                ]
+            )
+            for match in alternative
+            if match.patterns
+        ]
+        for alternative in clause
+    ]
+
+
+def _rarest(clauses: list[list[list[Keys]]], frequency: Counter[Key]) -> Keys | None:
+    best, best_cost = None, 0
+    for clause in clauses:
+        if not all(clause):
+            continue  # an alternative without positive patterns may match anything
+        chosen = {key for fields in clause for key in _cheapest(fields, frequency)}
+        cost = max(frequency[key] for key in chosen)
+        if best is None or cost < best_cost:
+            best, best_cost = chosen, cost
+    return None if best is None else tuple(best)
+
+
+def _cheapest(fields: list[Keys], frequency: Counter[Key]) -> Keys:
+    if len(fields) == 1:
+        return fields[0]
+    return min(fields, key=lambda keys: max(frequency[key] for key in keys))
