@@ -115,6 +115,11 @@ class ClusterSide:
                 found.append(f"new pods do not wait until they are known: {self.keeper.unguarded}")
         return found
 
+    def count(self, state: str) -> int:
+        """How many of the node's pods are shown in this state."""
+        pods = self.keeper.shown() if self.keeper is not None else []
+        return sum(pod["state"] == state for pod in pods)
+
     def shown(self) -> dict[str, object]:
         """For the status; the keys are stable."""
         return {

@@ -24,6 +24,7 @@ from interceptor.agent.requests import Requests
 from interceptor.agent.service_manager import READY, STOPPING, tell_service_manager
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
+from interceptor.cluster.membership import Standing
 from interceptor.credentials import Credentials, certificate_state
 from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
@@ -115,6 +116,9 @@ class Node:
         )
         self.cluster = cluster
         if cluster is not None:
+            self.records.metrics.follow_cluster(
+                [each.value for each in Standing], cluster.count, lambda: len(cluster.problems())
+            )
             hold = Hold(programs, config.paths.bpf_dir)
             cluster.keeper = PodKeeper(
                 config,

@@ -241,7 +241,9 @@ class Pod(Namespace):
             path.rmdir()
 
     def _strangers(self) -> tuple[int, ...]:
-        return tuple(pid for pid in self.netns.processes() if pid != self._pause.pid)
+        # By the cgroup: an agent is in the network namespace for a moment now and then.
+        pids = map(int, (self.cgroup / "cgroup.procs").read_text().split())
+        return tuple(pid for pid in pids if pid != self._pause.pid)
 
 
 class Cluster:

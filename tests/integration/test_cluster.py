@@ -14,7 +14,7 @@ from interceptor.errors import AgentError
 from tests.cluster import api_objects
 from tests.cluster.api_objects import policy
 from tests.harness.cluster import Cluster, cluster_of
-from tests.harness.process import Program, wait_until
+from tests.harness.process import Program, run, wait_until
 from tests.harness.wire import Wire
 
 if TYPE_CHECKING:
@@ -309,6 +309,11 @@ def test_pods_that_cannot_be_in_the_mesh_are_shown_with_the_reason(
 
         wait_until(are_shown, "all of them are shown")
         assert len(node.status()["problems"]) == 2
+        scraped = (
+            run(node.enter(["curl", "-s", f"127.0.0.1:{node.slot.metrics_port}/metrics"])).check().stdout
+        )
+        assert 'interceptor_pods{state="waiting"} 3.0' in scraped
+        assert "interceptor_kubernetes_problems 2.0" in scraped
         assert not expected.keys() & node.enrolled().keys()
     finally:
         for name in ("shop/host", "shop/fresh", "shop/ghost"):
