@@ -15,9 +15,6 @@ from interceptor.agent.enroller import Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.members import CutOff
-from interceptor.agent.outside import Outside
-from interceptor.agent.pod_gate import PodGate
-from interceptor.agent.pod_keeper import PodKeeper
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
@@ -31,7 +28,6 @@ from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
-from interceptor.kernel.hold import Hold
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
@@ -119,16 +115,7 @@ class Node:
             self.records.metrics.follow_cluster(
                 [each.value for each in Standing], cluster.count, lambda: len(cluster.problems())
             )
-            hold = Hold(programs, config.paths.bpf_dir)
-            cluster.keeper = PodKeeper(
-                config,
-                cgroup,
-                cluster.watch,
-                self.enroller,
-                self.registry,
-                PodGate(hold, Outside(hold, config.limits.connect_timeout.total_seconds())),
-                self.policies.redecide,
-            )
+            cluster.keep_pods(programs, cgroup, self.enroller, self.registry, self.policies.redecide)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._cgroup = cgroup
         self._restored = restored

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from interceptor.agent.enroller import Enroller
     from interceptor.agent.pod_gate import PodGate
+    from interceptor.agent.pod_probes import PodProbes
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
     from interceptor.enrolment.registry import Registry
@@ -50,6 +51,7 @@ class PodKeeper:
     pods      those of this node, by UID, as of the last comparison
     trouble   by UID, why a pod that shall be in the mesh is not (yet), or could not be taken out
     is_done   whether everything was compared once
+    probes    how the kubelet's probes of them are let through
     unguarded why pods of which nothing is known do not wait, None when they do
     """
 
@@ -61,6 +63,7 @@ class PodKeeper:
         enroller: Enroller,
         registry: Snapshot[Registry],
         gate: PodGate,
+        probes: PodProbes,
         redecide: Callable[[], Awaitable[object]],
     ) -> None:
         """`cgroup` is the root of cgroup v2; `redecide` asks policy about all open connections again."""
@@ -72,6 +75,7 @@ class PodKeeper:
         self._enroller = enroller
         self._registry = registry
         self._gate = gate
+        self.probes = probes
         self._redecide = redecide
         self._wake = trio.Event()
         self._ending: dict[str, trio.CancelScope] = {}
@@ -89,6 +93,7 @@ class PodKeeper:
             if cluster.pods.is_listed and cluster.namespaces.is_listed:
                 try:
                     await self._compare(nursery)
+                    self.probes.declare(self._enroller.enrolled, self.pods)
                     self._guard()
                 except Exception as error:
                     # A fault of ours, with these pods: those that are enrolled stay so, and the agent goes on.
@@ -117,7 +122,9 @@ class PodKeeper:
     def _guard(self) -> None:
         """Let namespaces wait that are not known: from the first comparison on, when all that ran before are."""
         try:
-            self._gate.guard(self._parent())
+            parent = self._parent()
+            self._gate.guard(parent)
+            self.probes.recognise(parent)
         except InterceptorError as error:
             if str(error) != self.unguarded:
                 log.warning("new pods do not wait until they are known: %s", error)

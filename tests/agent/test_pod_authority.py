@@ -49,6 +49,12 @@ def client_of(
     return JoiningClient(service.endpoint, config_of(tmp_path, files), files, joined.append)
 
 
+async def renew_for_ever(client: JoiningClient) -> None:
+    """Until it is refused: the service looks at its store a moment later."""
+    while True:
+        await client.renew_node()
+
+
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pod_authority, "JOIN_PAUSE_SECONDS", 0.0)
@@ -88,8 +94,7 @@ async def test_node_that_was_revoked_does_not_join_again(
     await client.join_cluster()
     cluster.store.revoke(RevocationKind.NODE, str(NodeId(DOMAIN, "node-1")), "stolen", cluster.clock())
     with trio.fail_after(15), pytest.raises(AuthorityRefusal, match="node_revoked"):
-        while True:  # the service looks at its store a moment later
-            await client.renew_node()
+        await renew_for_ever(client)
     assert len(joined) == 1
     client.close()
 

@@ -25,7 +25,7 @@ from tests.harness import slot as slots
 from tests.harness.authority import Authority
 from tests.harness.fabric import Fabric, FabricNode
 from tests.harness.namespace import Namespace
-from tests.harness.process import Program, wait_until
+from tests.harness.process import Program, Result, run, wait_until
 from tests.kubernetes.api_server import ApiServer
 from tests.kubernetes.certificates import write_certificates
 
@@ -105,6 +105,8 @@ class ClusterNode(FabricNode):
         self._next = iter(range(10, 200))
         self._made: list[Pod] = []
         (slot.cgroup / ("kubepods" if self.driver == "cgroupfs" else "kubepods.slice")).mkdir()
+        self.kubelet_cgroup = slot.cgroup / "kubelet.service"
+        self.kubelet_cgroup.mkdir()
         with self.netns.entered():
             netlink.ensure_bridge("cni0", slot.bridge_ipv4, slot.bridge_ipv6)
 
@@ -137,6 +139,7 @@ class ClusterNode(FabricNode):
                     "caFile": str(api.ca_file),
                     "joinTokenFile": str(self.directory / "token"),
                     "rootFile": str(self.directory / "root.sha256"),
+                    "kubeletCgroup": str(self.kubelet_cgroup),
                 },
             }
         )
@@ -165,6 +168,11 @@ class ClusterNode(FabricNode):
         name = f"kubepods-burstable-pod{uid.replace('-', '_')}.slice"
         parents = self.slot.cgroup / "kubepods.slice" / "kubepods-burstable.slice"
         return parents / name / f"cri-containerd-{'cd' * 32}.scope"
+
+    def as_kubelet(self, *command: str | Path) -> Result:
+        """Run a program as the kubelet does: in its cgroup, and in the node's network namespace."""
+        inside = ["sh", "-c", _JOIN, "sh", str(self.kubelet_cgroup)]
+        return run([*inside, "nsenter", f"--net={self.netns_path}", "--", *map(str, command)])
 
     def pods(self) -> dict[str, dict[str, Any]]:
         """The pods as the agent's status shows them, by namespace and name."""
@@ -222,7 +230,10 @@ class Pod(Namespace):
         """The pod as the API shows it."""
         options = {"account": "default", "uid": self.uid, "node": self.node.name, **self.spec, **changes}
         addresses = options.pop("addresses", (self.ipv4, self.ipv6))
-        return api_objects.pod(self.path, *addresses, **options)
+        probed = options.pop("probed", ())
+        shown = api_objects.pod(self.path, *addresses, **options)
+        probes = [{"readinessProbe": {"tcpSocket": {"port": port}}} for port in probed]
+        return {**shown, "spec": {**shown["spec"], "containers": probes}}
 
     def kill(self) -> None:
         """End everything in it, as a kubelet does; its namespace stays as long as anybody holds it."""

@@ -430,6 +430,26 @@ def test_services_and_pods_outside_of_the_mesh_are_reached_as_they_are(
         cluster.api.delete(Kind.SERVICE, "plain/web")
 
 
+def test_probe_of_the_kubelet_reaches_a_declared_port_and_nobody_else_does(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    _, node = cluster.nodes
+    pod = pods(node, "probed", probed=(PORT,))
+    serve(pod)
+    pod.spawn(PYTHON, TALKER, "serve", "7001", ready_port=7001)
+    probe = (PYTHON, "-c", CLIENT, pod.ipv4)
+    wait_until(
+        lambda: node.as_kubelet(*probe, str(PORT), MARKER).stdout.strip() == "answered", "it is probed"
+    )
+    assert node.as_kubelet(*probe, "7001", MARKER).stdout.startswith("refused")
+    assert run(node.enter([*probe, str(PORT), MARKER])).stdout.startswith("refused")
+    cluster.api.put(Kind.POD, pod.json(probed=()))
+    wait_until(
+        lambda: node.as_kubelet(*probe, str(PORT), MARKER).stdout.startswith("refused"),
+        "it is probed no more",
+    )
+
+
 def test_right_that_is_missing_for_one_resource_is_told_and_the_rest_goes_on(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:
