@@ -78,6 +78,7 @@ class PodKeeper:
         self.probes = probes
         self._redecide = redecide
         self._wake = trio.Event()
+        self._scope = trio.CancelScope()
         self._ending: dict[str, trio.CancelScope] = {}
         self.pods: Mapping[str, NodePod] = {}
         self.trouble: dict[str, str] = {}
@@ -85,8 +86,16 @@ class PodKeeper:
         self.unguarded: str | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Until cancelled; connections of the pods are served in `nursery`."""
+        """Until cancelled or stopped; connections of the pods are served in `nursery`."""
         nursery.start_soon(self._wake_for_newcomers)
+        with self._scope:
+            await self._compare_for_ever(nursery)
+
+    def stop(self) -> None:
+        """Compare no more: all that is enrolled is about to be withdrawn."""
+        self._scope.cancel()
+
+    async def _compare_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
             self._wake = trio.Event()
             cluster = self._watch.cluster
@@ -149,6 +158,8 @@ class PodKeeper:
             try:
                 await self._take(step, nursery)
             except (InterceptorError, OSError) as error:
+                if isinstance(step, Enrol) and pods[uid].standing is Standing.DRAINING:
+                    continue  # it has ended already
                 self.trouble[uid] = str(error)
                 if before.get(uid) != str(error):
                     log.warning("pod %s: %s", pods[uid].key if uid in pods else uid, error)

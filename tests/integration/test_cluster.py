@@ -34,7 +34,7 @@ CLIENT = """
 import socket, sys
 address, port, marker = sys.argv[1:]
 try:
-    with socket.create_connection((address, int(port)), 10) as sock:
+    with socket.create_connection((address, int(port)), 30) as sock:
         sock.sendall(marker.encode())
         received = b""
         while len(received) < len(marker) and (data := sock.recv(100)):
@@ -62,8 +62,12 @@ def talk(client: Pod, server: Pod) -> Program:
 
 
 def ask(client: Pod, address: str, port: int = PORT) -> str:
-    """What CLIENT says after a question over a connection of its own."""
-    return client.run(PYTHON, "-c", CLIENT, address, str(port), MARKER).check().stdout.strip()
+    """What CLIENT says after a question over a connection of its own; if it failed, with what both agents recorded."""
+    said = client.run(PYTHON, "-c", CLIENT, address, str(port), MARKER).check().stdout.strip()
+    if said == "answered":
+        return said
+    recent = client.node.ask("connections", limit=2) if is_served(client) else []
+    return f"{said}: {[(each['reason'], each['detail'], each['destination_address']) for each in recent]}"
 
 
 @pytest.fixture
@@ -153,6 +157,25 @@ def test_connection_that_begins_before_anything_is_known_of_its_pod_is_served_an
             assert asking.stdout.strip() == "answered"
             forget(cluster, pod)
             pod.close()
+
+
+def test_pod_that_begins_while_the_agent_is_dead_waits_for_the_next_one(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    client, server = pods(near, "client"), pods(far, "server")
+    serve(server)
+    near.kill()
+    with encrypted(cluster):
+        pod = near.start_pod("shop/orphan", account="orphan")
+        asking = pod.spawn(PYTHON, "-c", CLIENT, server.ipv4, str(PORT), MARKER)
+        wait_until(lambda: is_connecting(pod), "its first connection is on its way")
+        cluster.api.put(Kind.POD, pod.json())
+        near.up().check()
+        assert asking.wait() == 0
+        assert asking.stdout.strip() == "answered"
+        assert ask(client, server.ipv4) == "answered"
+    forget(cluster, pod)
 
 
 def test_connection_of_a_pod_that_turns_out_to_be_outside_is_carried_on_as_it_is(
