@@ -28,6 +28,8 @@ from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
+from interceptor.kernel.hold import Hold
+from interceptor.kernel.probes import Probes
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
@@ -117,6 +119,7 @@ class Node:
             )
             cluster.keep_pods(programs, cgroup, self.enroller, self.registry, self.policies.redecide)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
+        self._programs = programs
         self._cgroup = cgroup
         self._restored = restored
         self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
@@ -254,8 +257,15 @@ class Node:
         await self.enroller.take_over(self._restored, nursery)
         # Only now: the programs of the last agent were in force until here.
         self.capture.activate(self._cgroup)
+        if self.cluster is None:
+            self._guard_nothing()
         everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
         self.capture.forget_others(found.state.reference.cookie for found in everything)
+
+    def _guard_nothing(self) -> None:
+        """Undo what an earlier agent did here for a cluster: nobody would let go what waits."""
+        Hold(self._programs, self.config.paths.bpf_dir).guard([])
+        Probes(self._programs, self.config.paths.bpf_dir).recognise(None)
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -1,7 +1,7 @@
 """Keeps what is enrolled on this node the same as the pods that the cluster's API shows there.
 
 Data flows one way: the API's snapshot and the enroller's set are compared, and the enroller is told the difference.
-Nothing is remembered from one comparison to the next but who is about to end.
+Nothing is remembered from one comparison to the next but what was told.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class PodKeeper:
         self._redecide = redecide
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
-        self._ending: dict[str, trio.CancelScope] = {}
+        self._leaving: set[str] = set()
         self.pods: Mapping[str, NodePod] = {}
         self.trouble: dict[str, str] = {}
         self.is_done = False
@@ -152,6 +152,7 @@ class PodKeeper:
         )
         claimed = frozenset(address for address, uid, pod in found if pod is not None and pod.head.uid != uid)
         before, self.trouble, self.pods = self.trouble, {}, pods
+        self._leaving &= {each.uid for each in held}
         self._admit(pods, nursery)
         for step in steps(pods, held, claimed=claimed):
             uid = step.uid
@@ -197,24 +198,12 @@ class PodKeeper:
                 await self._enroller.relabel(step.workload.key, step.workload.labels)
                 await self._redecide()
             case Withdraw(may_drain=True):
-                if step.uid not in self._ending:
-                    self._ending[step.uid] = scope = trio.CancelScope()
-                    nursery.start_soon(self._end, step, scope)
+                # Until its last process has ended: nothing may reach it, or leave it, in plaintext. Then the node sees it.
+                if step.uid not in self._leaving:
+                    log.info("%s is to end: %s", step.held.workload.key, step.why)
+                self._leaving.add(step.uid)
             case _:
-                if (ending := self._ending.pop(step.uid, None)) is not None:
-                    ending.cancel()
                 await self._withdraw(step)
-
-    async def _end(self, step: Withdraw, scope: trio.CancelScope) -> None:
-        """Let its last connections finish, and take it out; unless that happens meanwhile."""
-        with scope:
-            log.info("%s: %s; its connections may finish", step.held.workload.key, step.why)
-            await self._enroller.drain(step.held.workload.key)
-            try:
-                await self._withdraw(step)
-            except (InterceptorError, OSError) as error:
-                log.warning("%s: %s", step.held.workload.key, error)  # and so it is tried again
-            self._ending.pop(step.uid, None)
 
     async def _withdraw(self, step: Withdraw) -> None:
         key = step.held.workload.key
