@@ -5,7 +5,7 @@ does not send plaintext just because somebody else's document says so.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from interceptor.labels import Labels
@@ -13,6 +13,7 @@ from interceptor.policy.documents import EgressPolicy, FieldMatch, LegacyExcepti
 from interceptor.policy.matching import Attribute, Facts, Pattern
 from interceptor.policy.modes import ModeDecision
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.remembered import Remembered
 from interceptor.policy.rule_index import RuleIndex
 from interceptor.policy.scope import Scope, selects
 from interceptor.workload import Direction, Workload
@@ -83,6 +84,9 @@ class Egress:
     """All EgressPolicies of a set."""
 
     _scope: Scope[_EgressGroup]
+    _listing: Remembered[tuple[str, Labels], list[EgressPolicy]] = field(
+        default_factory=Remembered, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, documents: Iterable[EgressPolicy], root: str) -> Self:
@@ -91,13 +95,16 @@ class Egress:
         order = _order(ordered)
         return cls(Scope.of(ordered, root, lambda group: _EgressGroup.of(group, order)))
 
-    def applicable(self, source: Workload) -> list[EgressPolicy]:
-        """The policies that select this workload, in the order of their names."""
+    def listing(self, source: Workload) -> list[EgressPolicy]:
+        """The policies that select this workload and have an allow list, in the order of their names."""
+        return self._listing.get((source.namespace, source.labels), lambda: self._find_listing(source))
+
+    def _find_listing(self, source: Workload) -> list[EgressPolicy]:
         found = [
             document
             for group in self._scope.around(source.namespace, source.labels)
             for document in group.documents
-            if selects(document, source.labels)
+            if document.allow is not None and selects(document, source.labels)
         ]
         return sorted(found, key=lambda document: document.head.name)
 

@@ -16,11 +16,11 @@ from typing import Final, Self
 from interceptor.labels import Labels
 from interceptor.policy.documents import PeerAuthentication, PolicyName
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.remembered import Remembered
 from interceptor.policy.scope import Scope, selects
 from interceptor.workload import Workload
 
 _STRICTEST_FIRST: Final = (MtlsMode.STRICT, MtlsMode.PERMISSIVE, MtlsMode.DISABLE)
-MOST_REMEMBERED: Final = 1024  # workloads
 ANY_PORT: Final = 0  # that no document can name
 
 
@@ -59,7 +59,9 @@ class Modes:
     _scope: Scope[tuple[PeerAuthentication, ...]]
     _root: str
     _mesh_wide: ModeDecision
-    _known: dict[tuple[str, Labels], _ModesByPort] = field(default_factory=dict, compare=False, repr=False)
+    _known: Remembered[tuple[str, Labels], _ModesByPort] = field(
+        default_factory=Remembered, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, default: MtlsMode, documents: Iterable[PeerAuthentication], root: str) -> Self:
@@ -76,11 +78,7 @@ class Modes:
         for a workload is found out once, and remembered.
         """
         key = workload.namespace, workload.labels
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= MOST_REMEMBERED:
-                self._known.clear()
-            known = self._known[key] = self._of_workload(workload)
+        known = self._known.get(key, lambda: self._of_workload(workload))
         return known.by_port.get(port, known.otherwise)
 
     def mesh_wide(self) -> ModeDecision:

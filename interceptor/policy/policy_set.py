@@ -99,8 +99,7 @@ class PolicySet:
             return transport
         allowed, name = self.egress.allows(source, facts)
         if not allowed:
-            policies = self.egress.applicable(source)
-            return egress_denial(attempt, [policy for policy in policies if policy.allow is not None])
+            return egress_denial(attempt, self.egress.listing(source))
         return Permit(transport.transport, _text(name), transport.exception)
 
     def _outbound_transport(self, attempt: OutboundAttempt, facts: Facts) -> Permit | Denial:

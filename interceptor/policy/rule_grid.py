@@ -14,11 +14,11 @@ from interceptor.labels import Labels
 from interceptor.policy.documents import FieldMatch, Rule
 from interceptor.policy.matching import Attribute, Facts, Pattern, Projection
 from interceptor.policy.pattern_table import PatternTable
+from interceptor.policy.remembered import Remembered
 
 BLOCK: Final = 4096  # rows whose bits are one number
 MOST_ROWS: Final = 16  # of one rule; what would need more is left to the rule itself
 SPARSE: Final = 16  # rows that are not worth a set of their own
-MOST_REMEMBERED: Final = 1024  # workloads
 
 E = TypeVar("E")
 Bits = dict[int, int]  # by the number of the block; what is not there is 0
@@ -61,7 +61,7 @@ class RuleGrid(Generic[E]):
     _wants: tuple[_Wants, ...]
     _excludes: tuple[tuple[Attribute, PatternTable[_Rows]], ...]
     _selectors: tuple[tuple[Labels, Bits], ...]
-    _selected: dict[Labels, Bits] = field(default_factory=dict, compare=False, repr=False)
+    _selected: Remembered[Labels, Bits] = field(default_factory=Remembered, compare=False, repr=False)
 
     @classmethod
     def of(cls, rules: Iterable[tuple[E, Rule, Labels]]) -> Self:
@@ -92,7 +92,7 @@ class RuleGrid(Generic[E]):
 
     def candidates(self, facts: Facts, labels: Labels) -> Iterator[E]:
         """Those that may match, in their order, of policies that select such a workload: nearly always those that do."""
-        selected = self._selecting(labels)
+        selected = self._selected.get(labels, lambda: self._selecting(labels))
         wants = [each.allowed(facts) for each in self._wants]
         excludes = [
             rows.bits()
@@ -116,17 +116,12 @@ class RuleGrid(Generic[E]):
                 left ^= lowest
 
     def _selecting(self, labels: Labels) -> Bits:
-        """The rows of policies that select such a workload; remembered, since there are few workloads and many rows."""
-        found = self._selected.get(labels)
-        if found is None:
-            found = {}
-            for selector, bits in self._selectors:
-                if selector.pairs <= labels.pairs:
-                    for block, more in bits.items():
-                        found[block] = found.get(block, 0) | more
-            if len(self._selected) >= MOST_REMEMBERED:
-                self._selected.clear()
-            self._selected[labels] = found
+        """The rows of policies that select such a workload."""
+        found: Bits = {}
+        for selector, bits in self._selectors:
+            if selector.pairs <= labels.pairs:
+                for block, more in bits.items():
+                    found[block] = found.get(block, 0) | more
         return found
 
 
