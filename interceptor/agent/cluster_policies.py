@@ -29,6 +29,11 @@ class ClusterPolicies:
         self._objects = PolicyObjects(parse)
 
     @property
+    def not_read(self) -> tuple[str, ...]:
+        """The names beside the files that are none of a policy file."""
+        return self._files.not_read
+
+    @property
     def is_known(self) -> bool:
         """Whether the API has said which objects there are; none is an answer too."""
         cluster = self._watch.cluster
@@ -50,9 +55,4 @@ class ClusterPolicies:
             found = self._objects.read(self._watch.cluster)
             documents = require_unique((*loaded.documents, *found.documents))
         self.problems = found.problems
-        return replace(
-            loaded,
-            documents=documents,
-            texts={**loaded.texts, **found.texts},
-            objects=len(found.documents),
-        )
+        return replace(loaded, documents=documents, objects=found.texts)
