@@ -11,12 +11,18 @@ import trio
 
 from interceptor.agent.cluster_policies import ClusterPolicies
 from interceptor.agent.cluster_routes import ClusterRoutes
+from interceptor.agent.outside import Outside
+from interceptor.agent.pod_gate import PodGate
+from interceptor.agent.pod_keeper import PodKeeper
+from interceptor.agent.pod_probes import PodProbes
 from interceptor.agent.policy_files import PolicyFiles
 from interceptor.agent.policy_keeper import mesh_of
 from interceptor.cluster.cluster import Kind
 from interceptor.cluster.head import ObjectKey
 from interceptor.errors import ClusterError, UsageError
 from interceptor.identity.rotation import backoff
+from interceptor.kernel.hold import Hold
+from interceptor.kernel.probes import Probes
 from interceptor.kubernetes.access import as_said, in_pod
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
@@ -28,12 +34,16 @@ from interceptor.node_pods.elsewhere import pods_outside_cidrs
 from interceptor.policy.parse import parse_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
-    from interceptor.agent.pod_keeper import PodKeeper
+    from interceptor.agent.enroller import Enroller
     from interceptor.config import Config, KubernetesConfig
+    from interceptor.enrolment.registry import Registry
+    from interceptor.kernel.bpf_program import Programs
     from interceptor.kubernetes.access import ApiAccess
     from interceptor.policy.documents import Document
+    from interceptor.proxy.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +71,7 @@ class ClusterSide:
     def __init__(self, config: Config, cluster: KubernetesConfig) -> None:
         """InterceptorError when the API cannot be asked like this."""
         self._config = config
+        self._cluster = cluster
         access = _access(cluster)
         self.server = access.server
         self._daemonset = _daemonset(os.environ)
@@ -74,6 +85,28 @@ class ClusterSide:
         self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, mesh), self.watch, parse)
         self.routes = ClusterRoutes(config, self.watch)
         self.keeper: PodKeeper | None = None
+
+    def keep_pods(
+        self,
+        programs: Programs,
+        cgroup: Path,
+        enroller: Enroller,
+        registry: Snapshot[Registry],
+        redecide: Callable[[], Awaitable[object]],
+    ) -> None:
+        """Have a keeper for the node's pods; `cgroup` is the root of cgroup v2."""
+        bpf_dir, limits = self._config.paths.bpf_dir, self._config.limits
+        hold = Hold(programs, bpf_dir)
+        self.keeper = PodKeeper(
+            self._config,
+            cgroup,
+            self.watch,
+            enroller,
+            registry,
+            PodGate(hold, Outside(hold, limits.connect_timeout.total_seconds())),
+            PodProbes(Probes(programs, bpf_dir), cgroup, self._cluster.kubelet_cgroup),
+            redecide,
+        )
 
     async def run(self) -> None:
         """Follow the API, until cancelled."""
@@ -124,7 +157,23 @@ class ClusterSide:
                 f"pod {pods[uid].key if uid in pods else uid}: {problem}"
                 for uid, problem in self.keeper.trouble.items()
             ]
+            found += [
+                f"pod {pods[uid].key}: {why}"
+                for uid, why in self.keeper.probes.refused.items()
+                if uid in pods
+            ]
+            if self.keeper.probes.problem is not None:
+                found.append(
+                    f"probes of the kubelet are treated as any plaintext: {self.keeper.probes.problem}"
+                )
+            if self.keeper.unguarded is not None:
+                found.append(f"new pods do not wait until they are known: {self.keeper.unguarded}")
         return found
+
+    def count(self, state: str) -> int:
+        """How many of the node's pods are shown in this state."""
+        pods = self.keeper.shown() if self.keeper is not None else []
+        return sum(pod["state"] == state for pod in pods)
 
     def shown(self) -> dict[str, object]:
         """For the status; the keys are stable."""

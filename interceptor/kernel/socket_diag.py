@@ -1,4 +1,4 @@
-"""Close other programs' TCP connections: sock_diag(7), spoken by hand, because pyroute2 has no SOCK_DESTROY.
+"""Close or count other programs' TCP connections: sock_diag(7), spoken by hand, because pyroute2 has no SOCK_DESTROY.
 
 Layouts are those of `include/uapi/linux/inet_diag.h`.
 """
@@ -31,7 +31,7 @@ _REQUEST = struct.Struct("=BBBxI48s")  # inet_diag_req_v2: family, protocol, ext
 _RECEIVE_BYTES = 1 << 17
 _TIMEOUT_SECONDS = 5  # the kernel answers at once; a bound, so that the agent cannot hang
 
-_TCP_TIME_WAIT, _TCP_CLOSE, _TCP_LISTEN = 6, 7, 10
+_TCP_SYN_SENT, _TCP_TIME_WAIT, _TCP_CLOSE, _TCP_LISTEN = 2, 6, 7, 10
 _WANTED_STATES = 0xFFE & ~(1 << _TCP_TIME_WAIT | 1 << _TCP_CLOSE | 1 << _TCP_LISTEN)
 _NO_STATES = 0
 _PASSES = 5  # a socket may change while the list is read: a half-open one becomes another when it is accepted
@@ -42,6 +42,7 @@ class _Socket:
     family: int
     identifier: bytes  # inet_diag_sockid: ports, addresses, link, cookie
     remote: IPAddress
+    remote_port: int
 
 
 def destroy_established(netns: NetworkNamespace, networks: Iterable[IPNetwork]) -> int:
@@ -70,14 +71,25 @@ def destroy_established(netns: NetworkNamespace, networks: Iterable[IPNetwork]) 
     return destroyed
 
 
+def count_connecting(netns: NetworkNamespace, port: int) -> int:
+    """How many sockets of a namespace wait for an answer from a port of its loopback. Raises KernelError."""
+    try:
+        with netns.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as channel:
+            channel.settimeout(_TIMEOUT_SECONDS)
+            found = _sockets(channel, 1 << _TCP_SYN_SENT)
+    except OSError as error:
+        raise KernelError(f"cannot list the connections in {netns.description}: {error.strerror}") from error
+    return sum(each.remote.is_loopback and each.remote_port == port for each in found)
+
+
 def _is_affected(remote: IPAddress, own: set[IPAddress], networks: tuple[IPNetwork, ...]) -> bool:
     return not remote.is_loopback and remote not in own and any(remote in network for network in networks)
 
 
-def _sockets(channel: socket.socket) -> list[_Socket]:
+def _sockets(channel: socket.socket, states: int = _WANTED_STATES) -> list[_Socket]:
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _WANTED_STATES, bytes(48))
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, bytes(48))
         _send(channel, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, body)
         found += [_parse(message) for message in _answers(channel)]
     return found
@@ -86,11 +98,12 @@ def _sockets(channel: socket.socket) -> list[_Socket]:
 def _parse(message: bytes) -> _Socket:
     """inet_diag_msg: family, state, timer, retransmissions, id, …"""
     family, identifier = message[0], message[4:52]
+    port = int.from_bytes(identifier[2:4], "big")
     packed = identifier[20:36]  # after two ports and the local address
     if family == socket.AF_INET:
-        return _Socket(family, identifier, IPv4Address(packed[:4]))
+        return _Socket(family, identifier, IPv4Address(packed[:4]), port)
     address = IPv6Address(packed)
-    return _Socket(family, identifier, address.ipv4_mapped or address)
+    return _Socket(family, identifier, address.ipv4_mapped or address, port)
 
 
 def _destroy(channel: socket.socket, target: _Socket) -> bool:

@@ -108,7 +108,7 @@ def test_bindings_lead_from_accounts_that_are_there_to_roles_that_are_there(valu
 def test_rights_are_explained_one_by_one():
     text = yaml_documents(everything(VALUES)).splitlines()
     rules = [number for number, line in enumerate(text) if line.strip() == "- apiGroups:"]
-    assert len(rules) == 15
+    assert len(rules) == 16
     assert all(text[number - 1].strip().startswith("# ") for number in rules)
 
 
@@ -209,6 +209,17 @@ def test_agent_is_probed_where_it_listens_and_scraped_if_that_can_be(address, ho
         assert (container[probe]["httpGet"]["host"], container[probe]["httpGet"]["port"]) == (host, 15020)
     annotations = one("DaemonSet", values)["spec"]["template"]["metadata"]["annotations"]
     assert ("prometheus.io/scrape" in annotations) is is_scraped
+
+
+def test_authority_is_scraped_where_it_listens_and_may_be_reached():
+    (container,) = one("Deployment")["spec"]["template"]["spec"]["containers"]
+    annotations = one("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert f"0.0.0.0:{annotations['prometheus.io/port']}" in container["args"]
+    reachable = {
+        str(port["port"]) for rule in one("NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]
+    }
+    assert reachable == {str(port["containerPort"]) for port in container["ports"]}
+    assert annotations["prometheus.io/port"] in reachable
 
 
 def test_agents_start_anew_with_another_configuration_only():
