@@ -274,7 +274,7 @@ def main() -> None:
         Limit("index of 10,000 policies at most 2 s", largest["index_seconds"], 2),
         Limit("reload with one changed file at most 2 s", largest["reload_one_changed_file_seconds"], 2),
         *(
-            Limit(f"10,000 new policies {shape} at most 2 s", each.wall_seconds, 2)
+            Limit(f"10,000 new policies {shape} at most 2 s of the agent's CPU", each.agent_cpu_seconds, 2)
             for shape, each in reloads.items()
         ),
         Limit("10,000 open connections asked again within 1 s", largest["redecide_seconds"], 1),
