@@ -16,7 +16,7 @@ from interceptor.policy.documents import (
     LegacyException,
     PeerAuthentication,
 )
-from interceptor.policy.lint import Inventory, warnings
+from interceptor.policy.lint import Inventory, beyond, warnings
 from interceptor.policy.parse import MAX_FILE_CHARACTERS
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class PolicyRequests:
     def _warnings(self, documents: tuple[Document, ...], inventory: Inventory) -> list[str]:
         """What is valid and probably not meant."""
         root = self._node.config.policy.root_namespace
-        return list(warnings(documents, root, self._node.now(), inventory))
+        found = warnings(documents, root, self._node.now(), inventory)
+        return [*found, *beyond(documents, self._node.config.mesh_cidrs)]
 
     async def _warnings_of(self, documents: tuple[Document, ...]) -> list[str]:
         return await trio.to_thread.run_sync(self._warnings, documents, self._inventory())

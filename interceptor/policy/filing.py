@@ -20,7 +20,7 @@ def file_rules(rules: Sequence[Rule], others: Iterable[Keys | None] = ()) -> lis
     candidates = [[_candidates(clause) for clause in rule.clauses] for rule in rules]
     for clauses in candidates:
         for clause in clauses:
-            frequency.update({key for fields in clause for keys in fields for key in keys})
+            frequency.update([key for fields in clause for keys in fields for key in keys])
     for keys in others:
         frequency.update(keys or ())
     return [_rarest(clauses, frequency) for clauses in candidates]
@@ -44,18 +44,21 @@ def _candidates(clause: Clause) -> list[list[Keys]]:
 
 
 def _rarest(clauses: list[list[list[Keys]]], frequency: Counter[Key]) -> Keys | None:
-    best, best_cost = None, 0
+    best: Keys | None = None
+    best_cost = 0
     for clause in clauses:
         if not all(clause):
             continue  # an alternative without positive patterns may match anything
-        chosen = {key for fields in clause for key in _cheapest(fields, frequency)}
-        cost = max(frequency[key] for key in chosen)
+        chosen = [
+            min(fields, key=lambda keys: _cost(keys, frequency)) if len(fields) > 1 else fields[0]
+            for fields in clause
+        ]
+        cost = max([_cost(keys, frequency) for keys in chosen])
         if best is None or cost < best_cost:
-            best, best_cost = chosen, cost
-    return None if best is None else tuple(best)
+            best = chosen[0] if len(chosen) == 1 else tuple({key for keys in chosen for key in keys})
+            best_cost = cost
+    return best
 
 
-def _cheapest(fields: list[Keys], frequency: Counter[Key]) -> Keys:
-    if len(fields) == 1:
-        return fields[0]
-    return min(fields, key=lambda keys: max(frequency[key] for key in keys))
+def _cost(keys: Keys, frequency: Counter[Key]) -> int:
+    return frequency[keys[0]] if len(keys) == 1 else max([frequency[key] for key in keys])

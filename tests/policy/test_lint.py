@@ -1,10 +1,11 @@
 """Warnings tell of what is valid and probably not meant."""
 
 from datetime import UTC, datetime
+from ipaddress import ip_network
 
 import pytest
 
-from interceptor.policy.lint import Inventory, expiring, warnings
+from interceptor.policy.lint import Inventory, beyond, expiring, warnings
 from tests.policy.world import (
     DB,
     LEDGER,
@@ -78,3 +79,28 @@ def test_exceptions_that_end_are_told_apart() -> None:
     assert expiring(policies(text).documents, NOW) == (
         "LegacyException shop/a: its last day is 2027-01-20, ops should see to it",
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ({"refusePlaintextTo": "[192.0.2.0/24, 10.0.0.0/8, '::/0']"}, "so not for 192.0.2.0/24, ::/0"),
+        ({"allow": "[{cidrs: [0.0.0.0/0]}]"}, "so not for 0.0.0.0/0"),
+        (
+            {"allow": "[{cidrs: [10.1.0.0/16], ports: ['80']}]"},
+            "so not for what else its workloads connect to",
+        ),
+        ({"allow": "[]"}, "which its allow list does not hold back"),
+        ({"refusePlaintextTo": "[10.1.0.0/16, 'fd00::/64']"}, ""),
+        ({"acceptPlaintextTo": "[192.0.2.0/24]"}, ""),
+    ],
+)
+def test_egress_policy_that_holds_for_less_than_it_says_is_warned_of(spec: dict[str, str], what: str) -> None:
+    documents = policies(egress("a", **spec) + peer_authentication("b", mtls="{}")).documents
+    found = beyond(documents, (ip_network("10.0.0.0/8"), ip_network("fd00::/32")))
+    assert len(found) == bool(what)
+    for line in found:
+        assert line.startswith(
+            "EgressPolicy shop/a: it holds for connections into mesh.cidrs only (10.0.0.0/8, fd00::/32), "
+        )
+        assert what in line
