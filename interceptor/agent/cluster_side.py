@@ -18,6 +18,7 @@ from interceptor.agent.pod_probes import PodProbes
 from interceptor.agent.policy_files import PolicyFiles
 from interceptor.agent.policy_keeper import mesh_of
 from interceptor.cluster.cluster import Kind
+from interceptor.cluster.head import ObjectKey
 from interceptor.errors import ClusterError, UsageError
 from interceptor.identity.rotation import backoff
 from interceptor.kernel.hold import Hold
@@ -27,12 +28,13 @@ from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
 from interceptor.kubernetes.informer import LONGEST_PAUSE
 from interceptor.kubernetes.listing import zone_of_node
+from interceptor.kubernetes.removal import is_being_removed
 from interceptor.kubernetes.resource import EVERYTHING, POLICIES
 from interceptor.node_pods.elsewhere import pods_outside_cidrs
 from interceptor.policy.parse import parse_file
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from interceptor.agent.enroller import Enroller
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _randomness = random.SystemRandom()
+NAMESPACE_VARIABLE: Final = "POD_NAMESPACE"
+DAEMONSET_VARIABLE: Final = "DAEMONSET"
 # What the node waits for before anything is decided; without it everything would be denied at first.
 POLICY_WAIT_SECONDS: Final = 5.0
 # Without these nothing can be said of any pod, or everything is denied; what else is missing is a problem of its own.
@@ -70,6 +74,7 @@ class ClusterSide:
         self._cluster = cluster
         access = _access(cluster)
         self.server = access.server
+        self._daemonset = _daemonset(os.environ)
         self._client = ApiClient(access)
         self.watch = ClusterWatch(self._client, (*EVERYTHING, *POLICIES))
         mesh = mesh_of(config)
@@ -129,6 +134,12 @@ class ClusterSide:
             while not self.policies.is_known:
                 await self.watch.wait_changed()
 
+    async def is_being_removed(self) -> bool:
+        """Whether the agent stops because the mesh is being taken out of the cluster, and nobody will come after it."""
+        if self._daemonset is None:
+            return False
+        return await is_being_removed(self._client, self.watch.cluster, self._daemonset)
+
     def waiting_for(self) -> list[str]:
         """What keeps the node from being ready."""
         listed = [f"the Kubernetes API's {each}" for each in self.watch.waiting_for if each in _NEEDED]
@@ -172,6 +183,12 @@ class ClusterSide:
             "problems": self.problems(),
             "pods": self.keeper.shown() if self.keeper is not None else [],
         }
+
+
+def _daemonset(environment: Mapping[str, str]) -> ObjectKey | None:
+    """Whose pod this is, as its manifest says."""
+    namespace, name = environment.get(NAMESPACE_VARIABLE), environment.get(DAEMONSET_VARIABLE)
+    return ObjectKey(namespace, name) if namespace and name else None
 
 
 def _access(cluster: KubernetesConfig) -> ApiAccess:

@@ -124,6 +124,7 @@ class Node:
         self._restored = restored
         self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
         self._stop = trio.Event()
+        self.is_leaving = False  # nobody will come after us: whoever ran us must tear down
 
     # Told by the credentials.
 
@@ -270,7 +271,13 @@ class Node:
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
-                log.info("stopping on %s; enrolled workloads stay captured", signal.Signals(number).name)
+                self.is_leaving = self.cluster is not None and await self.cluster.is_being_removed()
+                what = (
+                    "the mesh is being removed, everything is withdrawn"
+                    if self.is_leaving
+                    else "enrolled workloads stay captured"
+                )
+                log.info("stopping on %s; %s", signal.Signals(number).name, what)
                 self.stop()
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
