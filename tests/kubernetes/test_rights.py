@@ -17,7 +17,7 @@ from interceptor.identity.revocation import RevocationKind
 from interceptor.kubernetes.access import ApiAccess
 from interceptor.kubernetes.client import ApiClient, ApiRefusal
 from interceptor.kubernetes.cluster_watch import ClusterWatch
-from interceptor.kubernetes.listing import list_all
+from interceptor.kubernetes.listing import list_all, zone_of_node
 from interceptor.kubernetes.removal import is_being_removed
 from interceptor.kubernetes.resource import EVERYTHING, POLICIES, pods_of_account, pods_of_node
 from interceptor.manifests.everything import everything, json_list
@@ -61,6 +61,7 @@ async def test_agent_has_the_rights_that_it_needs_and_no_others() -> None:
         await watch.wait_synced()
         await list_all(client, pods_of_node("node-1"))
         await is_being_removed(client, watch.cluster, DAEMONSET)
+        await zone_of_node(client, "node-1")
         await until(lambda: not rights.unused)
         assert rights.refused == []
         nursery.cancel_scope.cancel()
