@@ -10,7 +10,14 @@ import trio
 from interceptor.authority_service.shared_objects import read, write
 from interceptor.errors import ClusterError, InterceptorError, InvalidInput
 from interceptor.pod_admission.agent_nodes import agent_nodes
-from interceptor.shared_authority.node_facts import FACTS, facts_text, merged, parse_facts, records_of
+from interceptor.shared_authority.node_facts import (
+    FACTS,
+    facts_text,
+    merged,
+    news_of_others,
+    parse_facts,
+    records_of,
+)
 from interceptor.shared_authority.objects import Holder
 
 if TYPE_CHECKING:
@@ -58,12 +65,12 @@ class ClusterNodes:
             while self._watch.cluster is cluster:
                 await self._watch.wait_changed()
 
-    async def tell(self, store: AuthorityStore) -> None:
-        """Write what nodes have told this replica where the others, and the steps of a rotation, find it."""
+    async def tell(self, store: AuthorityStore, began_at: datetime) -> None:
+        """Write what nodes have told this replica where the others, and the steps of a rotation, find it; and hear them."""
         while True:
             await trio.sleep(TELL_SECONDS)
             try:
-                await self._tell(store)
+                await self._tell(store, began_at)
             except InterceptorError as error:
                 if not self._failing:
                     log.error("rotations wait: cannot write what nodes have told: %s", error)  # noqa: TRY400
@@ -71,7 +78,7 @@ class ClusterNodes:
             else:
                 self._failing = False
 
-    async def _tell(self, store: AuthorityStore) -> None:
+    async def _tell(self, store: AuthorityStore, began_at: datetime) -> None:
         if not self._watch.cluster.pods.is_listed:
             return
         nodes = agent_nodes(self._watch.cluster, self._agent)
@@ -80,6 +87,8 @@ class ClusterNodes:
         before = await read(self._client, Holder.CONFIG_MAP, self._facts)
         known = _parsed(self._facts, before)
         facts = merged(known, records, nodes, since)
+        if heard := news_of_others(facts, records):
+            await trio.to_thread.run_sync(store.know_nodes, records_of(heard, heard, began_at))
         if facts != known or before is None:
             # When another replica is faster, what we know is told the next time.
             await write(self._client, Holder.CONFIG_MAP, self._facts, {FACTS: facts_text(facts)}, before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -62,13 +61,10 @@ async def serve_shared(
             nodes = ClusterNodes(client, pods, agents, shared.nodes)
             began_at = store.issuer(now()).root.not_valid_before_utc
             async with trio.open_nursery() as tasks:
-                for task in (
-                    replica.follow,
-                    replica.lead,
-                    nodes.tell,
-                    partial(nodes.follow, began_at=began_at),
-                ):
+                for task in (replica.follow, replica.lead):
                     tasks.start_soon(task, store)
+                for task_of_nodes in (nodes.follow, nodes.tell):
+                    tasks.start_soon(task_of_nodes, store, began_at)
                 await serve(
                     store,
                     address,

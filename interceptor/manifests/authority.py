@@ -6,7 +6,15 @@ The Secret is not printed: the replica that leads makes it, with keys that nobod
 from typing import Any, Final
 
 from interceptor.manifests.foundation import Objects
-from interceptor.manifests.names import AGENT, AUTHORITY, AUTHORITY_PORT, labels, metadata, selector
+from interceptor.manifests.names import (
+    AGENT,
+    AUTHORITY,
+    AUTHORITY_PORT,
+    METRICS_PORT,
+    labels,
+    metadata,
+    selector,
+)
 from interceptor.manifests.values import Values
 from interceptor.manifests.yaml_text import Commented
 
@@ -39,9 +47,15 @@ def authority(values: Values, version: str) -> Objects:
                 "podSelector": chosen,
                 "policyTypes": ["Ingress"],
                 "ingress": Commented(
-                    "Agents come from the nodes' own addresses, which no selector knows: anybody may connect, to this "
-                    "port alone, and must prove who he is.",
-                    [{"ports": [{"port": AUTHORITY_PORT, "protocol": "TCP"}]}],
+                    "Agents come from the nodes' own addresses, which no selector knows: anybody may connect, and must "
+                    "prove who he is.",
+                    [
+                        {"ports": [{"port": AUTHORITY_PORT, "protocol": "TCP"}]},
+                        Commented(
+                            "Prometheus may be anywhere: put a selector here for where it is.",
+                            {"ports": [{"port": METRICS_PORT, "protocol": "TCP"}]},
+                        ),
+                    ],
                 ),
             },
         },
@@ -59,7 +73,17 @@ def authority(values: Values, version: str) -> Objects:
                 "replicas": values.authority_replicas,
                 "selector": chosen,
                 "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-                "template": {"metadata": {"labels": labels(_COMPONENT, version)}, "spec": _pod(values)},
+                "template": {
+                    "metadata": {
+                        "labels": labels(_COMPONENT, version),
+                        "annotations": {
+                            "prometheus.io/scrape": "true",
+                            "prometheus.io/path": "/metrics",
+                            "prometheus.io/port": str(METRICS_PORT),
+                        },
+                    },
+                    "spec": _pod(values),
+                },
             },
         },
     ]
@@ -110,14 +134,15 @@ def _pod(values: Values) -> dict[str, Any]:
 
 
 def _container(values: Values) -> dict[str, Any]:
-    listen = f"[::]:{AUTHORITY_PORT}" if _is_ipv6_only(values) else f"0.0.0.0:{AUTHORITY_PORT}"
+    everywhere = "[::]" if _is_ipv6_only(values) else "0.0.0.0"  # noqa: S104 -- of the pod
     health = {"httpGet": {"path": "/healthz", "port": "https", "scheme": "HTTPS"}}
     return {
         "name": "authority",
         "image": values.image,
         "imagePullPolicy": values.image_pull_policy.value,
         "args": [
-            *("ca", "serve", "--listen", listen),
+            *("ca", "serve", "--listen", f"{everywhere}:{AUTHORITY_PORT}"),
+            *("--metrics", f"{everywhere}:{METRICS_PORT}", "--metrics-public"),
             *("--kubernetes", "pod", "--trust-domain", values.trust_domain.name),
         ],
         "env": Commented(
@@ -129,7 +154,10 @@ def _container(values: Values) -> dict[str, Any]:
                 {"name": "INTERCEPTOR_CA_AUDIT", "value": f"{_AUDIT}/audit.jsonl"},
             ],
         ),
-        "ports": [{"name": "https", "containerPort": AUTHORITY_PORT, "protocol": "TCP"}],
+        "ports": [
+            {"name": "https", "containerPort": AUTHORITY_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        ],
         "startupProbe": Commented(
             "It serves once the API has given or taken its state.",
             {**health, "periodSeconds": 2, "failureThreshold": 300},

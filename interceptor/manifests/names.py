@@ -9,6 +9,7 @@ AUTHORITY: Final = (
 ROOTS: Final = f"{AUTHORITY}-root"
 NODES: Final = f"{AUTHORITY}-nodes"
 AUTHORITY_PORT: Final = 15012
+METRICS_PORT: Final = 15022  # the authority's
 _NAME: Final = "app.kubernetes.io/name"
 _COMPONENT: Final = "app.kubernetes.io/component"
 

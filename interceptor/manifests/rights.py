@@ -41,7 +41,7 @@ def _agent_in_cluster() -> list[Commented]:
             ("endpointslices",),
             _FOLLOW,
         ),
-        _rule("The zone of its own node, which topology hints are about.", "", ("nodes",), ("get",)),
+        _rule("The zone of the agent's own node, for topology hints.", "", ("nodes",), ("get",)),
         _rule(
             "Policies, which the agents enforce.",
             "security.istio.io",

@@ -75,6 +75,16 @@ def merged(known: Facts, records: Iterable[NodeRecord], nodes: frozenset[str], s
     return facts
 
 
+def news_of_others(facts: Facts, records: Iterable[NodeRecord]) -> Facts:
+    """What other replicas have heard of these nodes, and we have not."""
+    heard_at = {record.name: record.reported_at for record in records}
+    return {
+        node: fact
+        for node, fact in facts.items()
+        if node in heard_at and ((at := heard_at[node]) is None or at < fact.reported_at)
+    }
+
+
 def records_of(facts: Facts, nodes: Iterable[str], joined_at: datetime) -> tuple[NodeRecord, ...]:
     """The nodes as the authority's store has them; one that has told nothing is one without a report."""
     return tuple(_record(node, facts.get(node), joined_at) for node in sorted(nodes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from interceptor.authority.rotation import Step
 from interceptor.authority_client import AuthorityRefusal
 from interceptor.authority_service.cluster_nodes import nodes_for_a_step
 from interceptor.authority_service.shared_state import SharedState
+from interceptor.authority_store import AuthorityStore
 from interceptor.cluster.cluster import Kind
 from interceptor.errors import AuthorityError
 from interceptor.identity.certificates import fingerprint
@@ -45,10 +47,9 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from interceptor.authority_client import AuthorityClient
-    from interceptor.authority_store import AuthorityStore
 
 WEB = SpiffeId(DOMAIN, "shop", "web")
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)  # three deadlines of what several processes would do
 
 
 @pytest.fixture
@@ -181,6 +182,21 @@ async def test_root_is_rotated_by_commands_when_nodes_of_all_replicas_have_confi
         return [fingerprint(root) for root in await roots_of(clients["one"])] == [new]
 
     await eventually(is_retired)
+
+
+async def test_what_a_node_tells_one_replica_the_others_know_too(cluster: ClusterOfReplicas) -> None:
+    one = await cluster.start("one")
+    await cluster.start("two")
+    await until(lambda: ROOTS in cluster.kept.objects)
+    client = await cluster.client(one, "node-1")
+    trust = await client.trust(None)
+    await client.report(NodeReport(trust.bundle_hash, trust.document_hash, (), (), Clock()()))
+
+    def is_known_at_two() -> bool:
+        with closing(AuthorityStore.open(cluster.directory / "two/copy", None)) as store:
+            return any(node.name == "node-1" and node.report is not None for node in store.nodes())
+
+    await until(is_known_at_two)
 
 
 async def test_leader_that_stops_is_followed_at_once_and_one_that_dies_after_its_lease(

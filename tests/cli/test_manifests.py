@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -70,6 +71,29 @@ def test_value_that_is_wrong_is_told_in_one_line(arguments: tuple[str, ...], mes
     assert str(result.exception).startswith(message)
     assert "\n" not in str(result.exception)
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet"])
+def test_command_lines_in_the_manifests_are_ones_that_we_take(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_json = json.loads(run(*NETWORKS, "-o", "json").stdout)
+    (found,) = [each for each in as_json["items"] if each["kind"] == kind]
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable.get("value", "node-1"))
+    command: click.Command = group
+    arguments = list(container["args"])
+    while isinstance(command, click.Group):
+        command = command.commands[arguments.pop(0)]
+    parameters = command.make_context(command.name, arguments).params
+    if kind == "Deployment":
+        assert parameters["secret"] == "interceptor/interceptor-authority"
+        assert parameters["agents"] == "interceptor/interceptor-agent"
+        assert str(parameters["audit_path"]) == "/var/log/interceptor/audit.jsonl"
+        assert str(parameters["directory"]) == "/run/interceptor-authority/authority"
+    else:
+        assert str(parameters["config_path"]) == "/etc/interceptor/config.yaml"
 
 
 def test_file_that_cannot_be_used_is_told_with_its_place(tmp_path: Path) -> None:

@@ -211,6 +211,17 @@ def test_agent_is_probed_where_it_listens_and_scraped_if_that_can_be(address, ho
     assert ("prometheus.io/scrape" in annotations) is is_scraped
 
 
+def test_authority_is_scraped_where_it_listens_and_may_be_reached():
+    (container,) = one("Deployment")["spec"]["template"]["spec"]["containers"]
+    annotations = one("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert f"0.0.0.0:{annotations['prometheus.io/port']}" in container["args"]
+    reachable = {
+        str(port["port"]) for rule in one("NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]
+    }
+    assert reachable == {str(port["containerPort"]) for port in container["ports"]}
+    assert annotations["prometheus.io/port"] in reachable
+
+
 def test_agents_start_anew_with_another_configuration_only():
     def digest(values):
         return one("DaemonSet", values)["spec"]["template"]["metadata"]["annotations"][

@@ -13,6 +13,7 @@ from interceptor.shared_authority.node_facts import (
     NodeFact,
     facts_text,
     merged,
+    news_of_others,
     parse_facts,
     records_of,
 )
@@ -84,3 +85,9 @@ def test_rotation_waits_for_nodes_that_told_nothing_and_for_those_that_lag():
         ("node-2", "uses another trust bundle"),
         ("node-3", "has not reported yet"),
     ]
+
+
+def test_replica_hears_what_others_heard_later_than_itself():
+    facts = dict.fromkeys(("node-1", "node-2", "node-3", "unknown"), FACT)
+    own = [record("node-1", NOW - MINUTE), record("node-2", None), record("node-3", NOW)]
+    assert news_of_others(facts, own) == {"node-1": FACT, "node-2": FACT}
