@@ -151,7 +151,7 @@ def agent(
     session = session if config_path is None else Session(config_path)
     token = _token(session, join_token, join_token_file)
     if run_agent(session.config, session.progress, token=token):
-        tear_down(session.config, keep_state=False, progress=session.progress)
+        tear_down(session.config, keep_state=False, remove_audit=True, progress=session.progress)
 
 
 def _token(session: Session, text: str | None, file: TextIO | None) -> str | None:

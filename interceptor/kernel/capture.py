@@ -89,6 +89,8 @@ class Capture:
             for name, (_, attach_type) in CGROUP_PROGRAMS.items():
                 attach_pinned(self._bpf_dir / name, self._programs.programs[name], cgroup_fd, attach_type)
         except OSError as error:
+            if not any((self._bpf_dir / name).exists() for name in CGROUP_PROGRAMS):
+                release_pins(self._bpf_dir)  # no program uses the kept maps
             raise KernelError(
                 f"cannot attach the capture programs to the cgroup {cgroup} ({error.strerror}): "
                 "run 'interceptor doctor'"

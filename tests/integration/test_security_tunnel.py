@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from interceptor.identity.authority import Authority
+from tests.harness.node import running_node
 from tests.harness.process import wait_until
 from tests.harness.tcp import connected, serving
 from tests.integration.hostile import (
@@ -72,14 +73,14 @@ class Target:
 
 
 @pytest.fixture(scope="module")
-def target(shared_node: Node) -> Iterator[Target]:
-    target = Target(shared_node)
-    listener = target.workload.listen(port=APPLICATION_PORT)
-    with serving(listener, lambda sock: sock.sendall(b"the treasure")) as peers:
-        target.reached = peers
-        yield target
-    target.workload.close()
-    target.outsider.close()
+def target() -> Iterator[Target]:
+    """On a node that judges certificates alone: from where they are shown is the business of other tests."""
+    with running_node(policy={"addressMismatch": "FLAG"}) as node:
+        target = Target(node)
+        listener = target.workload.listen(port=APPLICATION_PORT)
+        with serving(listener, lambda sock: sock.sendall(b"the treasure")) as peers:
+            target.reached = peers
+            yield target
 
 
 CERTIFICATES: dict[str, tuple[Callable[[Authority], Credential], str]] = {
@@ -341,8 +342,8 @@ def test_client_address_is_the_connections_own_and_not_what_it_says(target: Targ
     assert record["source_workload"] is None  # the identity is proven; whose address it is, is not
 
 
-def test_workload_is_served_after_all_this(target: Target, shared_node: Node) -> None:
-    friend = shared_node.workload("friend")
+def test_workload_is_served_after_all_this(target: Target) -> None:
+    friend = target.node.workload("friend")
     with connected(friend, target.workload) as (near, far):
         near.sendall(b"hello")
         assert far.recv(5) == b"hello"
