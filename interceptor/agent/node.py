@@ -31,7 +31,7 @@ from interceptor.kernel.capture import Capture
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
-from interceptor.proxy.route import as_it_is
+from interceptor.proxy.route import by_ranges
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Node:
             self.records.metrics,
             cluster.policies if cluster is not None else None,
         )
-        self.locate: Locate = as_it_is if cluster is None else cluster.routes
+        self.locate: Locate = by_ranges(config.mesh_cidrs) if cluster is None else cluster.routes
         self.started_at = wall_clock()
         self.enroller = Enroller(
             Shared(

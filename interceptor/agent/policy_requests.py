@@ -147,7 +147,7 @@ def effect(document: Document) -> str:
             allow = "" if document.allow is None else f"allow {len(document.allow)}"
             refuse = f"refuse plaintext {len(document.refuse_plaintext)}" if document.refuse_plaintext else ""
             accept = f"accept plaintext {len(document.accept_plaintext)}" if document.accept_plaintext else ""
-            return ", ".join(filter(None, (allow, refuse, accept)))
+            return "TCP: " + ", ".join(filter(None, (allow, refuse, accept)))
 
 
 async def _texts(request: Mapping[str, Any]) -> dict[str, str]:

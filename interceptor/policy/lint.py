@@ -8,10 +8,12 @@ from interceptor.policy.documents import (
     Action,
     AuthorizationPolicy,
     Document,
+    EgressPolicy,
     Head,
     LegacyException,
     PeerAuthentication,
 )
+from interceptor.policy.egress import restricts
 from interceptor.policy.matching import Attribute, Pattern, Projection
 from interceptor.policy.modes import width_of
 from interceptor.policy.scope import selects
@@ -90,6 +92,8 @@ def _of_one(document: Document, now: datetime) -> Iterator[str]:
             yield f"its last day was {document.last_day}, remove it"
         case LegacyException() if document.expires <= now + SOON:
             yield f"its last day is {document.last_day}, {document.owner} should see to it"
+        case EgressPolicy() if restricts(document):
+            yield "it holds for TCP only: what its workloads send by UDP (DNS too) or any other protocol passes"
         case _:
             return
 

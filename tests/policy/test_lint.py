@@ -37,6 +37,7 @@ def found(text: str, *, inventory: bool = True) -> tuple[str, ...]:
         (authorization("a", "none"), "AuthorizationPolicy none/a: no enrolled workload in its scope, so it selects nothing"),
         (authorization("a", selector="{matchLabels: {app: wbe}}"), "no enrolled workload in its scope with app=wbe"),
         (ACCOUNTS, "AuthorizationPolicy shop/a: nobody matches no enrolled workload"),
+        (egress("a", allow="[]"), "EgressPolicy shop/a: it holds for TCP only"),
         (peer_authentication("a", mtls="{}") + peer_authentication("b", mtls="{}"),
          "PeerAuthentication shop/b: is for the same workloads as PeerAuthentication shop/a"),
     ],
@@ -52,7 +53,7 @@ def test_warning_is_given(text: str, warning: str) -> None:
         FINE,
         authorization("a", ROOT, selector="{matchLabels: {app: ledger}}"),
         authorization("a", rules="[{to: [{operation: {ports: ['80']}}]}]"),
-        egress("a", allow="[{identities: [nobody]}]"),
+        egress("a", acceptPlaintextTo="[10.0.9.0/24]"),
         peer_authentication("a", mtls="{}")
         + peer_authentication("b", selector="{matchLabels: {app: db}}", mtls="{}")
         + peer_authentication("c", "bank", mtls="{}"),
