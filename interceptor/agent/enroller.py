@@ -18,6 +18,7 @@ import trio
 from interceptor.agent.attendant import Attendant
 from interceptor.agent.beliefs import Beliefs
 from interceptor.agent.claims import Claims
+from interceptor.agent.egress_capture import EgressCapture
 from interceptor.agent.members import CutOff, Members, Request, remove_run
 from interceptor.agent.preparation import Preparation
 from interceptor.errors import EnrolmentError, InterceptorError
@@ -55,6 +56,7 @@ class Enroller:
         self._registry = shared.registry
         self._lock = trio.Lock()
         self._members = Members(state_file, shared.config.mesh_cidrs)
+        self.egress = EgressCapture(shared.capture, self._members, shared.policy)
         claims = Claims(shared.config, self._members, shared.registry)
         self._preparation = Preparation(shared, self._members, claims)
         self.beliefs = Beliefs(self._members)
@@ -90,6 +92,7 @@ class Enroller:
                         log.info("%s: %d connections from before its enrolment were reset", request.name, cut)
                 undo.pop_all()
             self._admit(enrolled, nursery)
+            await self.egress.close_denied(enrolled)
             if request.pod is None and not await self._attendant.has_certificate(enrolled):
                 self._withdraw(enrolled)
                 raise EnrolmentError(
@@ -122,6 +125,7 @@ class Enroller:
                 self._members.cut_off.pop(state.key, None)
                 if enrolled is not None:
                     self._admit(enrolled, nursery)
+                    await self.egress.close_denied(enrolled)
                     log.info("took over %s", state.key)
             self._members.pending.pop(state.key, None)
 
@@ -147,7 +151,8 @@ class Enroller:
         )
         with ExitStack() as undo:
             undo.callback(netns.close)
-            undo.callback(self._capture.hold, state.reference.cookie)
+            everything = self.egress.is_needed(state.key, state.labels)
+            undo.callback(self._capture.hold, state.reference.cookie, everything=everything)
             enrolled = self._preparation.prepare(request, netns, undo, previous=state)
             undo.pop_all()
         return enrolled
@@ -170,6 +175,7 @@ class Enroller:
         async with self._lock:
             enrolled = self._members.enrolled.get(key)
             if enrolled is not None:
+                self.egress.relabel(enrolled, labels)
                 enrolled.become(replace(enrolled.workload, labels=labels))
                 self._registry.replace(self._registry.value.without(key).with_workload(enrolled.workload))
                 self._members.save()

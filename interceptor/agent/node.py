@@ -84,6 +84,7 @@ class Node:
             wall_clock,
             self.records.metrics,
             cluster.policies if cluster is not None else None,
+            lambda: self.enroller.egress,
         )
         self.locate: Locate = by_ranges(config.mesh_cidrs) if cluster is None else cluster.routes
         self.started_at = wall_clock()
@@ -251,6 +252,7 @@ class Node:
 
     async def _take_over(self, nursery: trio.Nursery) -> None:
         await self.enroller.take_over(self._restored, nursery)
+        self.enroller.egress.widen(self.policy.value)
         # Only now: the programs of the last agent were in force until here.
         self.capture.activate(self._cgroup)
         everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
@@ -269,6 +271,7 @@ class Node:
             await trio.sleep(RECONCILE_SECONDS)
             before, complaints = complaints, {}
             bridge_complaint = self._keep_bridge(bridge_complaint)
+            await self.enroller.egress.look_again()
             everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
             for found in everything:
                 try:

@@ -11,7 +11,7 @@ import json
 import logging
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -50,6 +50,14 @@ INTERNAL_ERROR = "internal error: see the agent's log"
 MARKER = "policies.json"  # says in the state directory how many documents there were
 
 
+class Capturing(Protocol):
+    """Whoever sees to it that everything is captured of which a set of policies must be asked."""
+
+    def widen(self, policies: PolicySet) -> None: ...
+
+    async def settle(self) -> int: ...
+
+
 class PolicyKeeper:
     """The one owner of the policy snapshot. `error` is what is wrong with the files now, empty when nothing is."""
 
@@ -62,14 +70,16 @@ class PolicyKeeper:
         now: Callable[[], datetime],
         metrics: Metrics,
         source: PolicySource | None = None,
+        capturing: Callable[[], Capturing] | None = None,
     ) -> None:
-        """The policies are files, unless there is another `source`."""
+        """The policies are files, unless there is another `source`; `capturing` is whom to tell what is about to change."""
         self._config = config
         self._policy = policy
         self._audit = audit
         self._contexts = contexts
         self._now = now
         self._metrics = metrics
+        self._capturing = capturing
         self._files = source or PolicyFiles(config.paths.policies, mesh_of(config))
         self._marker = config.paths.state_dir / MARKER
         self._seen: object = None
@@ -188,6 +198,8 @@ class PolicyKeeper:
         if is_same and not self.error:
             self._accept(loaded)
             return 0
+        if self._capturing is not None:
+            self._capturing().widen(policies)
         self._policy.replace(policies)
         closed = await self.redecide()
         changes, diff = await trio.to_thread.run_sync(
@@ -204,6 +216,8 @@ class PolicyKeeper:
         closed = 0
         for context in self._contexts():
             closed += await redecide(context)
+        if self._capturing is not None:
+            closed += await self._capturing().settle()
         return closed
 
     async def _follow_expiry(self) -> None:

@@ -149,21 +149,28 @@ class Capture:
     def capture_everything(self, cookie: int, *, everything: bool) -> None:
         """Capture also, or no longer, what an enrolled namespace connects to outside of the prefixes.
 
-        Whoever calls connect(2) after this has returned is captured. Raises OSError, and nothing has changed then.
+        Whoever calls connect(2) after this has returned is captured. Raises KernelError, and nothing has changed then.
         """
         if everything is (cookie in self._capturing_everything):
             return
         entry = abi.workload_entry(self._entries[cookie], captures_everything=everything)
-        bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), bytes(entry))
+        self._say(cookie, entry)
         self._note_everything(cookie, everything=everything)
 
     def hold_everything(self, *, everything: bool) -> None:
         """Hold also, or no longer, what namespaces that are not known yet connect to outside of the prefixes."""
-        key = struct.pack("=Q", abi.STRANGERS)
         if everything:
-            bpf_syscall.map_update(self._maps["workloads"], key, bytes(abi.workload_entry(())))
+            self._say(abi.STRANGERS, abi.workload_entry(()))
         else:
-            bpf_syscall.map_delete(self._maps["workloads"], key)
+            bpf_syscall.map_delete(self._maps["workloads"], struct.pack("=Q", abi.STRANGERS))
+
+    def _say(self, cookie: int, entry: abi.WorkloadEntry) -> None:
+        try:
+            bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), bytes(entry))
+        except OSError as error:
+            raise KernelError(
+                f"cannot capture all that a network namespace connects to ({error.strerror})"
+            ) from error
 
     def set_addresses(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
         """Let a namespace reach its own addresses directly, and capture what goes to any other."""
