@@ -16,7 +16,7 @@ import trio
 from interceptor.errors import InterceptorError, PolicyError
 from interceptor.kernel.socket_diag import begun_outside, destroy
 from interceptor.policy.attempts import OutboundAttempt
-from interceptor.policy.verdict import Denial
+from interceptor.policy.verdict import Denial, Transport
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
 from interceptor.workload import Direction, Endpoint
 
@@ -144,6 +144,7 @@ class EgressCapture:
         record.source = Endpoint(connection.local, connection.local_port)
         record.source_workload, record.source_identity = enrolled.workload, enrolled.workload.identity
         record.destination, record.is_outside = Endpoint(connection.remote, connection.remote_port), True
+        record.transport = Transport.PLAINTEXT
         record.decide(Denial(denial.reason, f"{denial.detail}; {BEFORE}", denial.policy))
         record.finish(record.opened_monotonic, ClosedBy.INTERCEPTOR, CloseKind.RESET)
         context.recorder.closed(record)
