@@ -10,7 +10,8 @@ BOX ?= bookworm-6.1
 # The modules that do no I/O (see the contract of that name in pyproject.toml): tests must reach every branch of them.
 pure := interceptor/config/*,interceptor/errors.py,interceptor/labels.py,interceptor/strict_yaml.py,interceptor/workload.py
 pure := $(pure),interceptor/authority/*,interceptor/cluster/*,interceptor/enrolment/*,interceptor/identity/*,interceptor/policy/*
-pure := $(pure),interceptor/network_policy/*,interceptor/node_pods/*,interceptor/pod_admission/*
+pure := $(pure),interceptor/manifests/*,interceptor/network_policy/*,interceptor/node_pods/*,interceptor/pod_admission/*
+pure := $(pure),interceptor/shared_authority/*
 pure := $(pure),interceptor/protocol/*,interceptor/telemetry/*
 
 # Tests wait more than they compute: one more worker than processors.  Each has nodes of its own.
@@ -77,9 +78,9 @@ vagrant-test: deps-test ## Install and test in two machines of their own: BOX as
 	@.ci/install boxes
 	@$(bin)/python -m pytest -q vagrant/scenarios -c vagrant/scenarios/pytest.ini --box=$(BOX) $(if $(KEEP),--keep) $(if $(SMOKE),-m smoke)
 
-vagrant-matrix: deps-test ## The short version of vagrant-test on every kernel, and a table: BOXES="trixie-6.12 ..." chooses (root, slow)
+vagrant-matrix: deps-test ## The short version of vagrant-test on every kernel, and a table: BOXES="trixie-6.12 ..." chooses, FULL=1 runs all of it (root, slow)
 	@.ci/install boxes
-	@$(bin)/python vagrant/scenarios/matrix.py $(BOXES)
+	@$(bin)/python vagrant/scenarios/matrix.py $(if $(FULL),--full) $(BOXES)
 
 image: deps ## Build the container image with buildah or podman (BASE=local: where no registry can be reached)
 	@.ci/image

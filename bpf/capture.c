@@ -23,9 +23,8 @@
  * wrong refuses the connection: nothing here lets one through unchanged once it
  * is known to be captured.
  */
-#include <linux/bpf.h>
-#include <linux/in.h>
-#include <linux/in6.h>
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in6.h>
 
 #include "abi.h"
 #include "net_helpers.h"

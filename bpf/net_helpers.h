@@ -26,6 +26,18 @@
 #define LOOPBACK_IFINDEX 1
 #define PAGE_BYTES 4096
 
+/* As in uapi/linux/in.h.  That header, like linux/bpf.h without uapi, draws in
+ * headers of the kernel's inside: compiling them takes four times as long as
+ * compiling us. */
+struct sockaddr_in {
+	__u16 sin_family;
+	__be16 sin_port;
+	struct {
+		__be32 s_addr;
+	} sin_addr;
+	__u8 __pad[8];
+};
+
 #define IPV4_LOOPBACK bpf_htonl(0x7f000001)
 #define IPV4_MAPPED_MARK bpf_htonl(0x0000ffff)
 

@@ -76,9 +76,11 @@ class MetricsServer:
             return 405, _TEXT_TYPE, b"only GET is answered here\n"
         if request.target == b"/metrics":
             return 200, _METRICS_TYPE, self._expose()
+        if request.target == b"/alive":
+            return 200, _TEXT_TYPE, b"alive\n"
         if request.target == b"/ready":
             missing = self._readiness()
             lines = missing or ["ready", *(f"warning: {line}" for line in self._warnings())]
             text = "".join(f"{line}\n" for line in lines)
             return (503 if missing else 200), _TEXT_TYPE, text.encode()
-        return 404, _TEXT_TYPE, b"try /metrics or /ready\n"
+        return 404, _TEXT_TYPE, b"try /metrics, /ready or /alive\n"

@@ -9,6 +9,7 @@ classes to make, and the type of an event is compared before it is asked for its
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,15 +79,18 @@ def read_document(text: str, *, max_depth: int) -> Node | None:
     return documents[0] if documents else None
 
 
-def read_documents(text: str, *, max_depth: int, first_line: int = 1) -> Iterator[Node]:
+def read_documents(
+    text: str, *, max_depth: int, first_line: int = 1, max_keys: int | None = None
+) -> Iterator[Node]:
     """All documents of a text but the empty ones; keys may be whole numbers; raises StrictYamlError only.
 
     They come one by one: whoever is done with one before the next holds one at a time, which is faster too. Lines are
-    counted from `first_line`. Parsed by libyaml if PyYAML was built with it: several times as fast, and its messages
+    counted from `first_line`; no mapping may have more than `max_keys`. Parsed by libyaml if PyYAML was built with it: several times as fast, and its messages
     have other words.
     """
     loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-    return _Reader(max_depth, number_keys=True, several=True, first_line=first_line).read(text, loader)
+    reader = _Reader(max_depth, number_keys=True, several=True, first_line=first_line, max_keys=max_keys)
+    return reader.read(text, loader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +121,18 @@ def split_documents(text: str) -> tuple[Part, ...]:
 class _Reader:
     """Builds nodes from the parser's events, which come one by one: what is refused first ends the reading."""
 
-    def __init__(self, max_depth: int, *, number_keys: bool, several: bool, first_line: int = 1) -> None:
+    def __init__(
+        self,
+        max_depth: int,
+        *,
+        number_keys: bool,
+        several: bool,
+        first_line: int = 1,
+        max_keys: int | None = None,
+    ) -> None:
         self._max_depth = max_depth
         self._first = first_line
+        self._max_keys = sys.maxsize if max_keys is None else max_keys
         self._number_keys = number_keys
         self._several = several
         self._path: list[str] = []  # of keys, for messages
@@ -206,6 +219,8 @@ class _Reader:
                 raise StrictYamlError(
                     f"key {where} is there twice, first in line {first}", key.line, key.column
                 )
+            if len(entries) >= self._max_keys:
+                raise StrictYamlError(f"a mapping has more than {self._max_keys} keys", key.line, key.column)
             entries[text] = (key, self._node(self._next(), depth))
             path.pop()
         return entries

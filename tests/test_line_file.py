@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +32,15 @@ def _in_children(count, action):  # type: ignore[no-untyped-def]
                 os._exit(1)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
+
+
+def _descriptors_of(path: Path) -> int:
+    """How often this process has the file open."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with suppress(OSError):
+            found += os.path.samestat(os.fstat(int(fd)), path.stat())
+    return found
 
 
 def test_lines_are_appended_and_only_the_owner_reads_them(tmp_path: Path) -> None:
@@ -110,3 +122,17 @@ def test_file_whose_lock_somebody_keeps_is_not_waited_for_without_end(
             LineFile(path, 1000).write(["one"])
     LineFile(path, 1000).write(["two"])
     assert path.read_text() == "two\n"
+
+
+def test_file_that_is_rotated_while_its_lock_is_waited_for_gets_no_more_lines(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    with path.open("w") as holder, ThreadPoolExecutor() as pool:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        written = pool.submit(LineFile(path, 1000).write, ["late"])
+        while _descriptors_of(path) < 2:
+            time.sleep(0.001)
+        path.rename(tmp_path / "f.1")
+        fcntl.flock(holder, fcntl.LOCK_UN)
+        written.result(5)
+    assert path.read_text() == "late\n"
+    assert (tmp_path / "f.1").read_text() == ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import signal
-from contextlib import AsyncExitStack, closing
+import socket
+from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,6 +18,8 @@ from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_de
 from interceptor.authority.return_tokens import DEFAULT_PERIOD
 from interceptor.authority_service import DeskLimits, serve
 from interceptor.authority_service.pod_tokens import PodTokens
+from interceptor.authority_service.serve_shared import serve_shared
+from interceptor.authority_service.shared_state import prepare_home
 from interceptor.authority_store import AuthorityStore
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
     from interceptor.cluster.head import ObjectKey
     from interceptor.kubernetes.access import ApiAccess
+    from interceptor.shared_authority.names import SharedAuthority
     from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
@@ -40,7 +46,8 @@ class ServedAuthority:
 
     With `api` nodes get certificates only for pods that the Kubernetes API there shows on them; with `agents`, a service
     account, they may join by the tokens of its pods. Nodes come back by themselves within
-    `return_period`. Who watches it asks at `metrics`.
+    `return_period`. Who watches it asks at `metrics`. With `shared` too the authority is the one in a Secret, which other
+    replicas serve as well, and the directory, which should be in memory, is only where this one works.
     """
 
     directory: Path
@@ -51,6 +58,7 @@ class ServedAuthority:
     agents: ObjectKey | None = None
     return_period: timedelta = DEFAULT_PERIOD
     metrics: Endpoint | None = None
+    shared: SharedAuthority | None = None
 
 
 def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> None:
@@ -61,18 +69,22 @@ def run_authority(served: ServedAuthority, progress: Callable[[str], None]) -> N
     log_to_stderr()
     raise_descriptor_limit()
     forbid_core_dumps()
-    with closing(AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)) as store:
-        store.keep_audit_path(None if served.audit_path is None else served.audit_path.absolute())
+    with ExitStack() as stack:
+        if served.shared is None:
+            store = AuthorityStore.open(served.directory, wall_clock(), passphrase=served.passphrase)
+            stack.enter_context(closing(store))
+            store.keep_audit_path(None if served.audit_path is None else served.audit_path.absolute())
+            main = partial(_serve, store)
+        else:
+            prepare_home(served.directory)
+            main = partial(_serve_shared, served.shared)
         try:
-            trio.run(_serve, store, served, progress)
+            trio.run(main, served, progress)
         except BaseExceptionGroup as group:
             raise single_cause(group) from None
 
 
 async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Callable[[str], None]) -> None:
-    def ready(address: Endpoint) -> None:
-        progress(f"serving the authority of {store.trust_domain} on {address}")
-
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
         pods = proof = None
@@ -85,10 +97,32 @@ async def _serve(store: AuthorityStore, served: ServedAuthority, progress: Calla
             served.address,
             audit_path=served.audit_path or served.directory / AUDIT_FILE,
             now=wall_clock,
-            ready=ready,
+            ready=lambda address: progress(f"serving the authority of {store.trust_domain} on {address}"),
             desk_limits=DeskLimits(return_period=served.return_period),
             pods=pods,
             proof=proof,
+            metrics=served.metrics,
+        )
+
+
+async def _serve_shared(
+    shared: SharedAuthority, served: ServedAuthority, progress: Callable[[str], None]
+) -> None:
+    assert served.api is not None, "a Secret is in a cluster"
+    assert served.agents is not None, "nodes have no other way to join"
+    async with ApiClient(served.api) as client, trio.open_nursery() as nursery:
+        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        await serve_shared(
+            shared,
+            served.agents,
+            client,
+            served.address,
+            me=f"{socket.gethostname()}-{secrets.token_hex(4)}",  # a pod's name, and a container that is started again
+            home=served.directory,
+            passphrase=served.passphrase,
+            audit_path=served.audit_path or served.directory / AUDIT_FILE,
+            now=wall_clock,
+            ready=lambda address: progress(f"serving the authority of {shared.trust_domain} on {address}"),
             metrics=served.metrics,
         )
 

@@ -34,6 +34,11 @@ class ClusterPolicies:
         cluster = self._watch.cluster
         return cluster.peer_authentications.is_listed and cluster.authorization_policies.is_listed
 
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """Of the files."""
+        return self._files.not_read
+
     def signature(self) -> object:
         """What is there, to see whether it changed."""
         cluster = self._watch.cluster
@@ -50,9 +55,4 @@ class ClusterPolicies:
             found = self._objects.read(self._watch.cluster)
             documents = require_unique((*loaded.documents, *found.documents))
         self.problems = found.problems
-        return replace(
-            loaded,
-            documents=documents,
-            texts={**loaded.texts, **found.texts},
-            objects=len(found.documents),
-        )
+        return replace(loaded, documents=documents, objects=found.texts)

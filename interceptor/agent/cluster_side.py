@@ -11,29 +11,45 @@ import trio
 
 from interceptor.agent.cluster_policies import ClusterPolicies
 from interceptor.agent.cluster_routes import ClusterRoutes
+from interceptor.agent.outside import Outside
+from interceptor.agent.pod_gate import PodGate
+from interceptor.agent.pod_keeper import PodKeeper
+from interceptor.agent.pod_probes import PodProbes
 from interceptor.agent.policy_files import PolicyFiles
 from interceptor.agent.policy_keeper import mesh_of
 from interceptor.cluster.cluster import Kind
+from interceptor.cluster.head import ObjectKey
 from interceptor.errors import ClusterError, UsageError
 from interceptor.identity.rotation import backoff
+from interceptor.kernel.hold import Hold
+from interceptor.kernel.probes import Probes
 from interceptor.kubernetes.access import as_said, in_pod
 from interceptor.kubernetes.client import ApiClient
 from interceptor.kubernetes.cluster_watch import ClusterWatch
 from interceptor.kubernetes.informer import LONGEST_PAUSE
 from interceptor.kubernetes.listing import zone_of_node
+from interceptor.kubernetes.removal import is_being_removed
 from interceptor.kubernetes.resource import EVERYTHING, POLICIES
 from interceptor.node_pods.elsewhere import pods_outside_cidrs
 from interceptor.policy.parse import parse_file
 
 if TYPE_CHECKING:
-    from interceptor.agent.pod_keeper import PodKeeper
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from interceptor.agent.enroller import Enroller
     from interceptor.config import Config, KubernetesConfig
+    from interceptor.enrolment.registry import Registry
+    from interceptor.kernel.bpf_program import Programs
     from interceptor.kubernetes.access import ApiAccess
     from interceptor.policy.documents import Document
+    from interceptor.proxy.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
 _randomness = random.SystemRandom()
+NAMESPACE_VARIABLE: Final = "POD_NAMESPACE"
+DAEMONSET_VARIABLE: Final = "DAEMONSET"
 # What the node waits for before anything is decided; without it everything would be denied at first.
 POLICY_WAIT_SECONDS: Final = 5.0
 # Without these nothing can be said of any pod, or everything is denied; what else is missing is a problem of its own.
@@ -55,8 +71,10 @@ class ClusterSide:
     def __init__(self, config: Config, cluster: KubernetesConfig) -> None:
         """InterceptorError when the API cannot be asked like this."""
         self._config = config
+        self._cluster = cluster
         access = _access(cluster)
         self.server = access.server
+        self._daemonset = _daemonset(os.environ)
         self._client = ApiClient(access)
         self.watch = ClusterWatch(self._client, (*EVERYTHING, *POLICIES))
         mesh = mesh_of(config)
@@ -67,6 +85,28 @@ class ClusterSide:
         self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, mesh), self.watch, parse)
         self.routes = ClusterRoutes(config, self.watch)
         self.keeper: PodKeeper | None = None
+
+    def keep_pods(
+        self,
+        programs: Programs,
+        cgroup: Path,
+        enroller: Enroller,
+        registry: Snapshot[Registry],
+        redecide: Callable[[], Awaitable[object]],
+    ) -> None:
+        """Have a keeper for the node's pods; `cgroup` is the root of cgroup v2."""
+        bpf_dir, limits = self._config.paths.bpf_dir, self._config.limits
+        hold = Hold(programs, bpf_dir)
+        self.keeper = PodKeeper(
+            self._config,
+            cgroup,
+            self.watch,
+            enroller,
+            registry,
+            PodGate(hold, Outside(hold, limits.connect_timeout.total_seconds())),
+            PodProbes(Probes(programs, bpf_dir), cgroup, self._cluster.kubelet_cgroup),
+            redecide,
+        )
 
     async def run(self) -> None:
         """Follow the API, until cancelled."""
@@ -94,6 +134,12 @@ class ClusterSide:
             while not self.policies.is_known:
                 await self.watch.wait_changed()
 
+    async def is_being_removed(self) -> bool:
+        """Whether the agent stops because the mesh is being taken out of the cluster, and nobody will come after it."""
+        if self._daemonset is None:
+            return False
+        return await is_being_removed(self._client, self.watch.cluster, self._daemonset)
+
     def waiting_for(self) -> list[str]:
         """What keeps the node from being ready."""
         listed = [f"the Kubernetes API's {each}" for each in self.watch.waiting_for if each in _NEEDED]
@@ -111,7 +157,23 @@ class ClusterSide:
                 f"pod {pods[uid].key if uid in pods else uid}: {problem}"
                 for uid, problem in self.keeper.trouble.items()
             ]
+            found += [
+                f"pod {pods[uid].key}: {why}"
+                for uid, why in self.keeper.probes.refused.items()
+                if uid in pods
+            ]
+            if self.keeper.probes.problem is not None:
+                found.append(
+                    f"probes of the kubelet are treated as any plaintext: {self.keeper.probes.problem}"
+                )
+            if self.keeper.unguarded is not None:
+                found.append(f"new pods do not wait until they are known: {self.keeper.unguarded}")
         return found
+
+    def count(self, state: str) -> int:
+        """How many of the node's pods are shown in this state."""
+        pods = self.keeper.shown() if self.keeper is not None else []
+        return sum(pod["state"] == state for pod in pods)
 
     def shown(self) -> dict[str, object]:
         """For the status; the keys are stable."""
@@ -121,6 +183,12 @@ class ClusterSide:
             "problems": self.problems(),
             "pods": self.keeper.shown() if self.keeper is not None else [],
         }
+
+
+def _daemonset(environment: Mapping[str, str]) -> ObjectKey | None:
+    """Whose pod this is, as its manifest says."""
+    namespace, name = environment.get(NAMESPACE_VARIABLE), environment.get(DAEMONSET_VARIABLE)
+    return ObjectKey(namespace, name) if namespace and name else None
 
 
 def _access(cluster: KubernetesConfig) -> ApiAccess:

@@ -107,6 +107,8 @@ class Enroller:
         self._members.pending = {state.key: state for state in states}
         for state in tuple(self._members.pending.values()):
             await self.restore(state, nursery)
+        # Also without any: what unknown namespaces send there waits.
+        self._capture.set_prefixes(self._members.captured_networks())
 
     async def restore(self, state: EnrolledState, nursery: trio.Nursery) -> None:
         """Take over a workload that the last agent had enrolled, or forget it when its network namespace is gone.

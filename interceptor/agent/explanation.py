@@ -32,12 +32,15 @@ class Explanation:
     def follow(self, name: str, trace: Trace) -> None:
         """Add what policy looked at, and what it said, as the verdict so far."""
         *looked_at, last = (*trace.steps, None) if isinstance(trace.verdict, Permit) else trace.steps
-        shown = looked_at[:MOST_STEPS]
-        for step in shown:
-            assert step is not None
-            self.step(step.name, step.text)
-        if len(looked_at) > len(shown):
-            self.step("policy", f"and {len(looked_at) - len(shown)} more documents were looked at")
+        steps = [step for step in looked_at if step is not None]
+        left_out = 0
+        for number, step in enumerate(steps):
+            if number < MOST_STEPS or step.matters:
+                self.step(step.name, step.text)
+            else:
+                left_out += 1
+        if left_out:
+            self.step("policy", f"and {left_out} more documents were looked at, none of which matches")
         verdict = trace.verdict
         if isinstance(verdict, Denial):
             assert last is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+import random
 from typing import TYPE_CHECKING
+
+import trio
 
 from interceptor.agent.clock import wall_clock
 from interceptor.agent.kept_identity import KeptIdentity
@@ -13,12 +15,13 @@ from interceptor.agent.state import write_atomically
 from interceptor.authority.refusal import Code
 from interceptor.authority.tokens import PodToken
 from interceptor.authority_client import AuthorityClient
-from interceptor.errors import AuthorityError, AuthorityRefusal, InterceptorError, utc
+from interceptor.errors import AuthorityError, AuthorityRefusal, AuthorityUnavailable, InterceptorError, utc
 from interceptor.identity.node_id import NodeId
+from interceptor.identity.rotation import backoff
 from interceptor.identity.trust_document import TrustDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from interceptor.authority.address import AuthorityAddress
     from interceptor.config import Config
@@ -27,7 +30,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_randomness = random.SystemRandom()
+
 TRUST_FILE = "trust.json"
+TRUST_COPY = "trust-copy.json"  # whatever happens to one file, nobody has to make a token
+_RATE_LIMITED = f"{Code.RATE_LIMITED}:"
+_PATIENCE_SECONDS = 120.0  # while the authority says that it is asked too often
 
 
 class JoinedAuthority:
@@ -46,7 +54,7 @@ class JoinedAuthority:
         self.node_name = config.node
         self._node_id = NodeId(config.trust_domain, config.node)
         self._token = token
-        self._trust_path = config.paths.state_dir / TRUST_FILE
+        self._trust_paths = [config.paths.state_dir / name for name in (TRUST_FILE, TRUST_COPY)]
         self._kept = KeptIdentity(config.paths.state_dir)
         self._returns = ReturnTokens(config.paths.state_dir)
         self._unkept = False
@@ -68,8 +76,10 @@ class JoinedAuthority:
         return document
 
     def keep(self, document: TrustDocument) -> str | None:
+        content = document.to_json()
         try:
-            write_atomically(self._trust_path, document.to_json())
+            for path in self._trust_paths:
+                write_atomically(path, content)
         except InterceptorError as error:
             if not self._unkept:  # it is tried again and again
                 log.warning("the next agent will begin with an older trust document: %s", error)
@@ -98,7 +108,7 @@ class JoinedAuthority:
         """With a token from outside; if it is of no use, which it is at the second start, go on as who we were."""
         offered = "" if self._is_pod else self._returns.offer()
         try:
-            svid = await self.link.join(token, offered)
+            svid = await _patiently(lambda: self.link.join(token, offered))
         except AuthorityError as error:
             if kept is None:
                 await self._come_back_or(error)
@@ -133,7 +143,8 @@ class JoinedAuthority:
     async def _return_once(self, document: TrustDocument) -> NodeSvid:
         token = self._returns.present
         assert token is not None, "it was looked at"
-        svid = await self.link.come_back(token, document, self._returns.offer())
+        offered = self._returns.offer()
+        svid = await _patiently(lambda: self.link.come_back(token, document, offered))
         self._settle()
         return svid
 
@@ -174,6 +185,8 @@ class JoinedAuthority:
         """What the last agent left, or why it cannot be used."""
         svid = self._kept.load(self._node_id)
         document = self._document()
+        if svid is not None and document is None:
+            return None, f"{' and '.join(map(str, self._trust_paths))} hold nothing that can be believed"
         if svid is None or document is None:
             return (
                 None,
@@ -184,9 +197,28 @@ class JoinedAuthority:
         return (svid, document), ""
 
     def _document(self) -> TrustDocument | None:
-        """What was believed last, None when that cannot be read."""
-        with suppress(OSError, InterceptorError):
-            document = TrustDocument.from_json(self._trust_path.read_bytes())
+        """What was believed last, None when no copy of that can be read."""
+        for path in self._trust_paths:
+            try:
+                document = TrustDocument.from_json(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except (OSError, InterceptorError) as error:
+                log.warning("%s cannot be used: %s", path, error)
+                continue
             if document.trust_domain == self._node_id.trust_domain:
                 return document
         return None
+
+
+async def _patiently(ask: Callable[[], Awaitable[NodeSvid]]) -> NodeSvid:
+    """Ask again for as long as the authority says that it is asked too often, as when a whole mesh is booted."""
+    deadline, attempt = trio.current_time() + _PATIENCE_SECONDS, 0
+    while True:
+        try:
+            return await ask()
+        except AuthorityUnavailable as error:
+            if not str(error).startswith(_RATE_LIMITED) or trio.current_time() > deadline:
+                raise
+        await trio.sleep(backoff(attempt, _randomness.random()).total_seconds())
+        attempt += 1

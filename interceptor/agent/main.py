@@ -22,7 +22,7 @@ from interceptor.errors import KernelError, StateError, UsageError
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.capture import pinned_inbound
 from interceptor.kernel.headers import find_headers
-from interceptor.kernel.mounts import find_cgroup2, is_bpffs, mount_bpffs
+from interceptor.kernel.mounts import PROC_SYS, ensure_writable, find_cgroup2, is_bpffs, mount_bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,8 @@ BPFFS = Path("/sys/fs/bpf")
 MOUNTED_BY_US = "bpffs-mounted"
 
 
-def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> None:
-    """Run an agent in the foreground until it is told to stop.
+def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> bool:
+    """Run an agent in the foreground until it is told to stop; whether it is not to come back, and must be torn down.
 
     `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.
     InterceptorError says why it could not start; what was begun is undone then.
@@ -47,6 +47,8 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         raise KernelError("the agent needs root, to load BPF programs and enter network namespaces: use sudo")
     raise_descriptor_limit()
     forbid_core_dumps()
+    if config.kubernetes is not None and ensure_writable(PROC_SYS):
+        log.info("%s was read-only in this container: made writable, for the pods' sysctls", PROC_SYS)
     with ExitStack() as started:
         paths = config.paths
         private_directory(paths.state_dir)
@@ -74,6 +76,7 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
             trio.run(node.run)
         except BaseExceptionGroup as group:
             raise single_cause(group) from None
+    return node.is_leaving
 
 
 def _authority(config: Config, progress: Callable[[str], None], token: str | None) -> AuthorityAccess:

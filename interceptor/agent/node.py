@@ -15,19 +15,21 @@ from interceptor.agent.enroller import Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.members import CutOff
-from interceptor.agent.pod_keeper import PodKeeper
 from interceptor.agent.policy_keeper import PolicyKeeper
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
 from interceptor.agent.service_manager import READY, STOPPING, tell_service_manager
 from interceptor.agent.state import StateFile
 from interceptor.agent.workload_context import Shared
+from interceptor.cluster.membership import Standing
 from interceptor.credentials import Credentials, certificate_state
 from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
+from interceptor.kernel.hold import Hold
+from interceptor.kernel.probes import Probes
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
@@ -113,14 +115,17 @@ class Node:
         )
         self.cluster = cluster
         if cluster is not None:
-            cluster.keeper = PodKeeper(
-                config, cgroup, cluster.watch, self.enroller, self.registry, self.policies.redecide
+            self.records.metrics.follow_cluster(
+                [each.value for each in Standing], cluster.count, lambda: len(cluster.problems())
             )
+            cluster.keep_pods(programs, cgroup, self.enroller, self.registry, self.policies.redecide)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
+        self._programs = programs
         self._cgroup = cgroup
         self._restored = restored
         self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
         self._stop = trio.Event()
+        self.is_leaving = False  # nobody will come after us: whoever ran us must tear down
 
     # Told by the credentials.
 
@@ -255,13 +260,26 @@ class Node:
         self.enroller.egress.widen(self.policy.value)
         # Only now: the programs of the last agent were in force until here.
         self.capture.activate(self._cgroup)
+        if self.cluster is None:
+            self._guard_nothing()
         everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
         self.capture.forget_others(found.state.reference.cookie for found in everything)
+
+    def _guard_nothing(self) -> None:
+        """Undo what an earlier agent did here for a cluster: nobody would let go what waits."""
+        Hold(self._programs, self.config.paths.bpf_dir).guard([])
+        Probes(self._programs, self.config.paths.bpf_dir).recognise(None)
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
-                log.info("stopping on %s; enrolled workloads stay captured", signal.Signals(number).name)
+                self.is_leaving = self.cluster is not None and await self.cluster.is_being_removed()
+                what = (
+                    "the mesh is being removed, everything is withdrawn"
+                    if self.is_leaving
+                    else "enrolled workloads stay captured"
+                )
+                log.info("stopping on %s; %s", signal.Signals(number).name, what)
                 self.stop()
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:

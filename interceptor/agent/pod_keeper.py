@@ -1,12 +1,13 @@
 """Keeps what is enrolled on this node the same as the pods that the cluster's API shows there.
 
 Data flows one way: the API's snapshot and the enroller's set are compared, and the enroller is told the difference.
-Nothing is remembered from one comparison to the next but who is about to end.
+Nothing is remembered from one comparison to the next but what was told.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -14,7 +15,7 @@ import trio
 from interceptor.agent.members import PodClaim, Request
 from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.cluster.membership import Standing
-from interceptor.errors import EnrolmentError, InterceptorError
+from interceptor.errors import EnrolmentError, InterceptorError, KernelError
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.kernel.pod_namespaces import find_pods_cgroup, open_pod, pod_cgroups
 from interceptor.node_pods.elsewhere import Elsewhere
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.agent.enroller import Enroller
+    from interceptor.agent.pod_gate import PodGate
+    from interceptor.agent.pod_probes import PodProbes
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
     from interceptor.enrolment.registry import Registry
@@ -48,6 +51,8 @@ class PodKeeper:
     pods      those of this node, by UID, as of the last comparison
     trouble   by UID, why a pod that shall be in the mesh is not (yet), or could not be taken out
     is_done   whether everything was compared once
+    probes    how the kubelet's probes of them are let through
+    unguarded why pods of which nothing is known do not wait, None when they do
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class PodKeeper:
         watch: ClusterWatch,
         enroller: Enroller,
         registry: Snapshot[Registry],
+        gate: PodGate,
+        probes: PodProbes,
         redecide: Callable[[], Awaitable[object]],
     ) -> None:
         """`cgroup` is the root of cgroup v2; `redecide` asks policy about all open connections again."""
@@ -67,22 +74,42 @@ class PodKeeper:
         self._watch = watch
         self._enroller = enroller
         self._registry = registry
+        self._gate = gate
+        self.probes = probes
         self._redecide = redecide
-        self._ending: dict[str, trio.CancelScope] = {}
+        self._wake = trio.Event()
+        self._scope = trio.CancelScope()
+        self._leaving: set[str] = set()
         self.pods: Mapping[str, NodePod] = {}
         self.trouble: dict[str, str] = {}
         self.is_done = False
+        self.unguarded: str | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Until cancelled; connections of the pods are served in `nursery`."""
+        """Until cancelled or stopped; connections of the pods are served in `nursery`."""
+        nursery.start_soon(self._wake_for_newcomers)
+        with self._scope:
+            await self._compare_for_ever(nursery)
+
+    def stop(self) -> None:
+        """Compare no more: all that is enrolled is about to be withdrawn."""
+        self._scope.cancel()
+
+    async def _compare_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
+            self._wake = trio.Event()
             cluster = self._watch.cluster
             if cluster.pods.is_listed and cluster.namespaces.is_listed:
-                await self._compare(nursery)
-            pause = RETRY_SECONDS if self.trouble else IDLE_SECONDS
-            with trio.move_on_after(pause):
-                while self._watch.cluster is cluster:
-                    await self._watch.wait_changed()
+                try:
+                    await self._compare(nursery)
+                    self.probes.declare(self._enroller.enrolled, self.pods)
+                    self._guard()
+                except Exception as error:
+                    # A fault of ours, with these pods: those that are enrolled stay so, and the agent goes on.
+                    log.exception("the pods could not be compared with what is enrolled")
+                    self.trouble["internal error"] = f"see the agent's log: {error}"
+            with trio.move_on_after(RETRY_SECONDS if self.trouble else IDLE_SECONDS):
+                await self._wake.wait()
             await trio.sleep(GATHER_SECONDS)
 
     async def follow(self) -> None:
@@ -92,8 +119,27 @@ class PodKeeper:
             cluster = self._watch.cluster
             others = Elsewhere(cluster, config.node, config.trust_domain, config.mesh_cidrs)
             self._registry.replace(self._registry.value.with_others(others))
+            self._wake.set()
             while self._watch.cluster is cluster:
                 await self._watch.wait_changed()
+
+    async def _wake_for_newcomers(self) -> None:
+        while True:
+            await self._gate.wait_newcomer()
+            self._wake.set()
+
+    def _guard(self) -> None:
+        """Let namespaces wait that are not known: from the first comparison on, when all that ran before are."""
+        try:
+            parent = self._parent()
+            self._gate.guard(parent)
+            self.probes.recognise(parent)
+        except InterceptorError as error:
+            if str(error) != self.unguarded:
+                log.warning("new pods do not wait until they are known: %s", error)
+            self.unguarded = str(error)
+        else:
+            self.unguarded = None
 
     async def _compare(self, nursery: trio.Nursery) -> None:
         cluster = self._watch.cluster
@@ -106,15 +152,43 @@ class PodKeeper:
         )
         claimed = frozenset(address for address, uid, pod in found if pod is not None and pod.head.uid != uid)
         before, self.trouble, self.pods = self.trouble, {}, pods
+        self._leaving &= {each.uid for each in held}
+        self._admit(pods, nursery)
         for step in steps(pods, held, claimed=claimed):
             uid = step.uid
             try:
                 await self._take(step, nursery)
             except (InterceptorError, OSError) as error:
+                if isinstance(step, Enrol) and pods[uid].standing is Standing.DRAINING:
+                    continue  # it has ended already
                 self.trouble[uid] = str(error)
                 if before.get(uid) != str(error):
                     log.warning("pod %s: %s", pods[uid].key if uid in pods else uid, error)
+        if not self.is_done:
+            self._gate.forget_earlier()
         self.is_done = True
+
+    def _admit(self, pods: Mapping[str, NodePod], nursery: trio.Nursery) -> None:
+        """Let pods go that are outside of the mesh, before they are withdrawn, if they were in it."""
+        with suppress(EnrolmentError, KernelError):  # no pod has run here yet, or the cgroup is going
+            found = pod_cgroups(self._parent())
+            outside = {
+                uid: found.by_uid[uid]
+                for uid, pod in pods.items()
+                if pod.membership.is_free and uid in found.by_uid
+            }
+            outside |= {path.name: path for path in found.static}
+            is_anybody_waiting = self._gate.is_anybody_waiting()
+            for name, cgroup in outside.items():
+                if is_anybody_waiting or not self._gate.is_admitted(name):
+                    self._try_to_admit(name, cgroup, nursery)
+            self._gate.retain(outside)
+
+    def _try_to_admit(self, name: str, cgroup: Path, nursery: trio.Nursery) -> None:
+        try:
+            self._gate.admit(name, cgroup, nursery)
+        except (InterceptorError, OSError) as error:
+            self.trouble[name] = f"it waits, and should not: {error}"
 
     async def _take(self, step: Step, nursery: trio.Nursery) -> None:
         match step:
@@ -124,24 +198,12 @@ class PodKeeper:
                 await self._enroller.relabel(step.workload.key, step.workload.labels)
                 await self._redecide()
             case Withdraw(may_drain=True):
-                if step.uid not in self._ending:
-                    self._ending[step.uid] = trio.CancelScope()
-                    nursery.start_soon(self._end, step)
+                # Until its last process has ended: nothing may reach it, or leave it, in plaintext. Then the node sees it.
+                if step.uid not in self._leaving:
+                    log.info("%s is to end: %s", step.held.workload.key, step.why)
+                self._leaving.add(step.uid)
             case _:
-                if (ending := self._ending.pop(step.uid, None)) is not None:
-                    ending.cancel()
                 await self._withdraw(step)
-
-    async def _end(self, step: Withdraw) -> None:
-        """Let its last connections finish, and take it out; unless that happens meanwhile."""
-        with self._ending[step.uid]:
-            log.info("%s: %s; its connections may finish", step.held.workload.key, step.why)
-            await self._enroller.drain(step.held.workload.key)
-            try:
-                await self._withdraw(step)
-            except (InterceptorError, OSError) as error:
-                log.warning("%s: %s", step.held.workload.key, error)  # and so it is tried again
-            self._ending.pop(step.uid, None)
 
     async def _withdraw(self, step: Withdraw) -> None:
         key = step.held.workload.key
@@ -152,7 +214,7 @@ class PodKeeper:
 
     async def _enrol(self, step: Enrol, nursery: trio.Nursery) -> None:
         workload = step.workload
-        cgroup = pod_cgroups(self._parent()).get(step.uid)
+        cgroup = pod_cgroups(self._parent()).by_uid.get(step.uid)
         if cgroup is None:
             raise EnrolmentError(f"no cgroup below {self._parent()} is that of the pod yet")
         pid, netns = open_pod(cgroup, workload.addresses)
@@ -169,6 +231,7 @@ class PodKeeper:
             labels=workload.labels,
             pod=PodClaim(step.uid, workload.addresses),
         )
+        self._gate.take_in(step.uid)
         await self._enroller.enrol(request, netns, nursery)
 
     def _parent(self) -> Path:

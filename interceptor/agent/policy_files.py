@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from interceptor.agent.parsing import NamedPart, Parsed, parse_parts
 from interceptor.agent.policy_journal import JOURNAL, finish_replacement
@@ -33,15 +34,20 @@ Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, tim
 
 @dataclass(frozen=True, slots=True)
 class PolicyTexts:
-    """The files as they were read: `documents` of all, and the text of each by its name.
+    """The documents of all files, and for each by its name the text in which it stands.
 
-    Of the documents so many are `objects` of a cluster's API, None where there is no cluster.
+    In a cluster `documents` has those of the API's objects too, and `objects` their texts; None where there is no cluster.
     """
 
     documents: tuple[Document, ...]
     texts: Mapping[str, str]
     signature: Signature
-    objects: int | None = None
+    objects: Mapping[str, str] | None = None
+
+    @property
+    def everything(self) -> Mapping[str, str]:
+        """The texts of all documents."""
+        return {**self.texts, **(self.objects or {})}
 
     @property
     def owners(self) -> str:
@@ -61,6 +67,10 @@ class PolicySource(Protocol):
 
     directory: Path
 
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """The names of what lies among the files and is none of them."""
+
     def signature(self) -> object:
         """What is there, to see whether it changed; PolicyError if unreadable."""
 
@@ -74,8 +84,9 @@ class PolicyFiles:
     def __init__(self, directory: Path, mesh: MeshNames) -> None:
         self.directory = directory
         self._mesh = mesh
-        # The documents of each part of a file by its text, wherever it stands.
-        self._parsed: dict[str, tuple[Place, tuple[Document, ...]]] = {}
+        self.not_read: tuple[str, ...] = ()  # what else is there, by its name
+        # What each part of a file says, by its text: good parts wherever they stand, bad ones where they stood.
+        self._parsed: dict[str, tuple[Place, Parsed]] = {}
 
     def signature(self) -> Signature | None:
         """What is there, to see whether it changed; None when the directory is not there. PolicyError if unreadable.
@@ -92,9 +103,8 @@ class PolicyFiles:
                     return None
                 missing = str(error.filename)
             except OSError as error:
-                raise PolicyError(
-                    f"the policies in {self.directory} cannot be read: {error.strerror}"
-                ) from error
+                which = error.filename or self.directory
+                raise PolicyError(f"{which}: cannot be read: {error.strerror}") from error
         if Path(missing).is_symlink():
             raise PolicyError(
                 f"{missing}: is a link to a file that is not there, remove it or put the file there"
@@ -104,7 +114,9 @@ class PolicyFiles:
     def _sign_all(self) -> Signature:
         _require_trustworthy(self.directory, self.directory.stat())
         with os.scandir(self.directory) as entries:
-            found = [entry for entry in entries if _is_policy_file(entry.name)]
+            everything = [entry for entry in entries if not entry.name.startswith(".")]
+        found = [entry for entry in everything if entry.name.endswith(SUFFIXES)]
+        self.not_read = tuple(sorted(entry.name for entry in everything if not entry.name.endswith(SUFFIXES)))
         return tuple(sorted(_sign(entry.name, entry.stat()) for entry in found))
 
     def _restless(self) -> PolicyError:
@@ -129,23 +141,33 @@ class PolicyFiles:
                 parts += [NamedPart(file, part) for part in parts_of(file, texts[name])]
             except PolicyError as error:
                 problems[file] = error.problems
-        unknown = [each for each in parts if each.part.text not in self._parsed]
+        unknown = [each for each in parts if self._known(each) is None]
         documents: list[Document] = []
-        parsed: dict[str, tuple[Place, tuple[Document, ...]]] = {}
+        parsed: dict[str, tuple[Place, Parsed]] = {}
+        stands: dict[str, str] = {}
         new = iter(parse_parts(unknown, self._mesh))
         for each in parts:
-            known = self._parsed.get(each.part.text)
-            place = Place(each.file, each.part.line)
-            found = next(new) if known is None else Parsed(_moved(known, place))
+            found = self._known(each) or next(new)
             if found.problems:
                 problems.setdefault(each.file, found.problems)
-            else:
-                parsed[each.part.text] = place, found.documents
-                documents += found.documents
+            parsed[each.part.text] = Place(each.file, each.part.line), found
+            documents += found.documents
+            stands.update((str(document.head.name), each.part.text) for document in found.documents)
         self._parsed = parsed
         if problems:
             raise PolicyError(*(problem for file in sorted(problems) for problem in problems[file]))
-        return PolicyTexts(require_unique(documents), texts, signature)
+        return PolicyTexts(require_unique(documents), stands, signature)
+
+    def _known(self, named: NamedPart) -> Parsed | None:
+        """What is known of a part already; of a bad one only where it stood, which the message names."""
+        known = self._parsed.get(named.part.text)
+        if known is None:
+            return None
+        before, parsed = known
+        place = Place(named.file, named.part.line)
+        if before == place:
+            return parsed
+        return None if parsed.problems else Parsed(_moved(parsed.documents, before, place))
 
     def _read(self) -> tuple[dict[str, str], Signature]:
         """All files as they were at one moment: read again when something changed meanwhile."""
@@ -167,12 +189,8 @@ class PolicyFiles:
     def _read_file(self, name: str) -> str:
         path = self.directory / name
         try:
-            # Opened by a number, which is kept when it turns out to be a directory: it has to be closed here.
-            with _descriptor(path) as fd, os.fdopen(fd, "rb", closefd=False) as file:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise PolicyError(f"{path}: is not a file")
-                _require_trustworthy(path, status)
+            with open_regular(path) as file:
+                _require_trustworthy(path, os.fstat(file.fileno()))
                 return file.read(MAX_BYTES).decode("utf-8")
         except FileNotFoundError:
             raise
@@ -199,19 +217,22 @@ def collection_paused() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _descriptor(path: Path) -> Iterator[int]:
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, and nothing that only looks like one; PolicyError for that, OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        yield fd
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise PolicyError(f"{path}: is not a file")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            yield file
     finally:
         os.close(fd)
 
 
-def _moved(known: tuple[Place, tuple[Document, ...]], place: Place) -> tuple[Document, ...]:
+def _moved(documents: tuple[Document, ...], before: Place, place: Place) -> tuple[Document, ...]:
     """The documents of a part that stood elsewhere before."""
-    before, documents = known
-    if before == place:
-        return documents
     down = place.line - before.line
 
     def moved(document: Document) -> Document:
@@ -227,6 +248,8 @@ def _require_trustworthy(path: Path, status: os.stat_result) -> None:
     """Refuse a file or directory that somebody else may change; who owns a directory may exchange what is in it."""
     if status.st_uid not in (0, os.geteuid()):
         raise PolicyError(f"{path}: belongs to uid {status.st_uid}, who may change it: chown it to root")
+    if status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid()):
+        raise PolicyError(f"{path}: group {status.st_gid} may change it, take that right away: chmod g-w")
     if status.st_mode & stat.S_IWOTH:
         raise PolicyError(f"{path}: everybody may change it, take that right away: chmod o-w")
 
@@ -238,10 +261,6 @@ def _bounded(signature: Signature) -> Signature:
     if size > MAX_BYTES:
         raise PolicyError(f"the policy files have {size} bytes, at most {MAX_BYTES} are allowed")
     return signature
-
-
-def _is_policy_file(name: str) -> bool:
-    return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _sign(name: str, status: os.stat_result) -> tuple[str, int, int, int, int]:

@@ -7,6 +7,7 @@ before: then everything is denied (`policy_pending`), and the agent is there to 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from interceptor.agent.policy_files import PolicyFiles, PolicyTexts, collection_paused
+from interceptor.agent.policy_files import SUFFIXES, PolicyFiles, PolicyTexts, collection_paused
 from interceptor.agent.policy_journal import replace_files
 from interceptor.agent.state import write_atomically
 from interceptor.errors import InterceptorError, PolicyError
@@ -45,9 +46,10 @@ SETTLE_SECONDS = (
 )
 MOST_SETTLING = 5
 RETRY_SECONDS = 10.0
-MAX_DIFF_LINES = 200  # of one event in the audit trail
+MAX_DIFF_LINES = 5000  # of one event in the audit trail
+UNKNOWN = (("", 0, 0, 0, 0),)  # the signature of what could not even be looked at
 INTERNAL_ERROR = "internal error: see the agent's log"
-MARKER = "policies.json"  # says in the state directory how many documents there were
+MARKER = "policies.json"  # says in the state directory which documents there were
 
 
 class Capturing(Protocol):
@@ -95,6 +97,14 @@ class PolicyKeeper:
         """Where the documents are."""
         return self._config.paths.policies
 
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """A warning for each thing in the directory that looks like none of ours: its author may mean it to count."""
+        return tuple(
+            f"{self.directory / name} is not read, its name does not end with {' or '.join(SUFFIXES)}"
+            for name in self._files.not_read
+        )
+
     def start(self) -> None:
         """Read the policies for the first time; what cannot be read denies everything until it is repaired."""
         try:
@@ -110,7 +120,9 @@ class PolicyKeeper:
             self._deny_everything(INTERNAL_ERROR)
             return
         self._policy.replace(policies)
+        self._note_what_changed_meanwhile(loaded)
         self._accept(loaded)
+        self._remember(loaded)
         log.info("%d policy documents in %s", len(loaded.documents), self.directory)
 
     def _deny_everything(self, error: str) -> None:
@@ -136,7 +148,11 @@ class PolicyKeeper:
     async def _follow_files(self) -> None:
         async with self._lock:
             try:
-                signature = await self._settled()
+                try:
+                    signature = await self._settled()
+                except PolicyError:
+                    self._seen = UNKNOWN  # whatever is there next time is looked at
+                    raise
                 if signature == self._seen and not self._is_time_to_try_again():
                     return
                 self._seen, self._tried_at = signature, trio.current_time()
@@ -197,16 +213,17 @@ class PolicyKeeper:
         is_same = await trio.to_thread.run_sync(lambda: policies == before)
         if is_same and not self.error:
             self._accept(loaded)
+            await trio.to_thread.run_sync(self._remember, loaded)
             return 0
         if self._capturing is not None:
             self._capturing().widen(policies)
         self._policy.replace(policies)
         closed = await self.redecide()
-        changes, diff = await trio.to_thread.run_sync(
-            lambda: (changes_between(before.documents, policies.documents), self._diff(loaded.texts))
-        )
+        changes = await trio.to_thread.run_sync(changes_between, before.documents, policies.documents)
+        diff = await trio.to_thread.run_sync(diff_between, self._texts, loaded.everything, changes)
         self._audit.policy_changed(by, changes, closed, diff)
         self._accept(loaded)
+        await trio.to_thread.run_sync(self._remember, loaded)
         summary = ", ".join(f"{len(names)} {what}" for what, names in changes.items())
         log.info("policies changed by %s: %s; %d connections closed", by, summary, closed)
         return closed
@@ -232,19 +249,47 @@ class PolicyKeeper:
 
     def _require_directory(self) -> None:
         """A directory that vanished is no set without policies: it is an accident, or an attack."""
-        if not self.directory.exists() and self._remembered():
+        if self.directory.exists():
+            return
+        remembered = self._remembered()
+        if remembered is None or remembered:
+            what = "what was in it" if remembered is None else f"the {len(remembered)} documents in it"
             raise PolicyError(
-                f"{self.directory} is gone with the {self._remembered()} documents in it: put it back, or make it "
-                "empty if there shall be no policies"
+                f"{self.directory} is gone with {what}: put it back, or make it empty if there shall be no policies"
             )
 
-    def _remembered(self) -> int:
+    def _remembered(self) -> Mapping[str, str] | None:
+        """The documents that were in force last, each with a digest; None if nobody knows which."""
         try:
-            return int(json.loads(self._marker.read_bytes())["documents"])
+            found = json.loads(self._marker.read_bytes())["documents"]
+            return {str(name): str(digest) for name, digest in found.items()}
         except FileNotFoundError:
-            return 0
-        except (OSError, ValueError, KeyError, TypeError):
-            return -1  # something was there, and nobody knows what
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _remember(self, loaded: PolicyTexts) -> None:
+        """Keep on the disk which documents are in force, to know what becomes of them while no agent runs."""
+        documents = digests(loaded.texts)
+        if self._remembered() != documents:
+            try:
+                write_atomically(self._marker, json.dumps({"documents": documents}).encode())
+            except InterceptorError as error:
+                log.warning("%s", error)
+
+    def _note_what_changed_meanwhile(self, loaded: PolicyTexts) -> None:
+        if not self._marker.exists():
+            return  # the first start: nothing was in force before
+        before, after = self._remembered() or {}, digests(loaded.texts)
+        changes = {
+            "added": sorted(after.keys() - before.keys()),
+            "removed": sorted(before.keys() - after.keys()),
+            "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
+        }
+        if any(changes.values()):
+            by = f"files of {loaded.owners}" if loaded.owners else "removal of all files"
+            diff = diff_between({}, loaded.texts, changes)  # of what was before only the digests are known
+            self._audit.policy_changed(f"{by}, while no agent ran", changes, 0, diff)
 
     def _build(self, documents: tuple[Document, ...]) -> PolicySet:
         policy = self._config.policy
@@ -252,16 +297,10 @@ class PolicyKeeper:
             return PolicySet(self._config.mode, documents, policy.root_namespace, policy.address_mismatch)
 
     def _accept(self, loaded: PolicyTexts) -> None:
-        self._texts = loaded.texts
+        self._texts = loaded.everything
         self.error = ""
         self.loaded_at = self._now()
         self._metrics.set_policies(len(loaded.documents), refused=False)
-        in_files = len(loaded.documents) - (loaded.objects or 0)
-        if self._remembered() != in_files:
-            try:
-                write_atomically(self._marker, json.dumps({"documents": in_files}).encode())
-            except InterceptorError as error:
-                log.warning("%s", error)
 
     def _refuse(self, error: str, by: str) -> None:
         if error != self.error:
@@ -270,17 +309,26 @@ class PolicyKeeper:
         self.error = error
         self._metrics.set_policies(len(self._policy.value.documents), refused=True)
 
-    def _diff(self, texts: Mapping[str, str]) -> list[str]:
-        lines: list[str] = []
-        for name in sorted({*texts, *self._texts}):
-            old, new = self._texts.get(name, ""), texts.get(name, "")
-            if len(lines) >= MAX_DIFF_LINES:
-                break
-            if old != new:
-                lines += difflib.unified_diff(
-                    old.splitlines(), new.splitlines(), name, name, lineterm="", n=1
-                )
-        return lines[:MAX_DIFF_LINES]
+
+def digests(texts: Mapping[str, str]) -> dict[str, str]:
+    """For each document a number that another text of it would not have."""
+    return {name: hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for name, text in texts.items()}
+
+
+def diff_between(
+    before: Mapping[str, str], after: Mapping[str, str], changes: Mapping[str, list[str]]
+) -> list[str]:
+    """The lines that changed, document by document; of more than are told the last line says so."""
+    names = sorted(name for found in changes.values() for name in found)
+    lines: list[str] = []
+    for number, name in enumerate(names):
+        old, new = before.get(name, ""), after.get(name, "")
+        lines += difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm="", n=1)
+        if len(lines) > MAX_DIFF_LINES:
+            more = len(lines) - MAX_DIFF_LINES
+            rest = f"and {more} more lines of this document, and {len(names) - number - 1} more documents"
+            return [*lines[:MAX_DIFF_LINES], rest]
+    return lines
 
 
 def mesh_of(config: Config) -> MeshNames:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from interceptor.agent.policy_files import open_regular
 from interceptor.agent.simulation import named, refused_peers, simulate
 from interceptor.errors import PolicyError, UsageError
 from interceptor.policy.documents import (
@@ -62,7 +63,7 @@ class PolicyRequests:
             "loaded_at": node.policies.loaded_at.isoformat(timespec="seconds"),
             "root_namespace": policies.root_namespace,
             "mode": policies.mode.value,
-            "warnings": warned,
+            "warnings": [*node.policies.not_read, *warned],
             "documents": shown,
         }
 
@@ -171,9 +172,9 @@ def read_policy_file(path: Path) -> str:
     if path.suffix not in (".yaml", ".yml") or path.name.startswith("."):
         raise UsageError(f"{path} does not end with .yaml or .yml")
     try:
-        with path.open("rb") as file:
-            data = file.read(4 * MAX_FILE_CHARACTERS + 1)
-        return data.decode("utf-8")
+        # Whatever has no end, or nobody who writes, must not be waited for.
+        with open_regular(path) as file:
+            return file.read(4 * MAX_FILE_CHARACTERS + 1).decode("utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -162,6 +162,8 @@ class Requests:
         del request
         with trio.move_on_after(READY_SECONDS):
             await self._node.ready.wait()
+        if self._node.cluster is not None and self._node.cluster.keeper is not None:
+            self._node.cluster.keeper.stop()
         # One that never was ready has taken nothing over: whoever asked removes what the last agent left.
         withdrawn = []
         for enrolled in self._node.enroller.enrolled:

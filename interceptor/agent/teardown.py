@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent import audit
-from interceptor.agent.joined_authority import TRUST_FILE
+from interceptor.agent.joined_authority import TRUST_COPY, TRUST_FILE
 from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.members import remove_run
@@ -53,6 +53,8 @@ _STATE_FILES = (
     PLAINTEXT_FILE,
     f".{PLAINTEXT_FILE}.new",
     # What was being written when the agent died.
+    TRUST_COPY,
+    f".{TRUST_COPY}.new",
     f".{TRUST_FILE}.new",
     f".{SECRET_FILE}.new",
 )

@@ -81,13 +81,14 @@ def workload_context(workload: Workload, netns: NetworkNamespace, shared: Shared
         ),
         open_socket=open_socket,
         open_transparent_socket=open_transparent_socket,
-        original_destination=_original_destination,
+        original_destination=original_destination,
         now=shared.now,
         locate=shared.locate,
     )
 
 
-def _original_destination(sock: socket.socket) -> Endpoint | None:
+def original_destination(sock: socket.socket) -> Endpoint | None:
+    """Where the application meant to connect, for a socket that the proxy accepted; None if nobody can be meant."""
     try:
         return sockets.original_destination(sock)
     except (InvalidInput, KernelError):

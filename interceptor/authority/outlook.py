@@ -7,6 +7,7 @@ from typing import Final
 from interceptor.identity.authority import Authority
 from interceptor.identity.rotation import is_late
 
+_BY_ITSELF: Final = "the service renews it by itself, its log says why it has not; or run 'interceptor ca rotate intermediate'"
 _BY_HAND: Final = "put root.key back into its directory, run 'interceptor ca rotate intermediate', and take root.key away again"
 
 
@@ -27,7 +28,7 @@ def intermediate_outlook(issuer: Authority, now: datetime) -> Outlook:
     begins, ends = issuer.intermediate.not_valid_before_utc, issuer.not_after
     if not issuer.needs_intermediate(now):
         return Outlook("valid")
-    remedy = _BY_HAND if issuer.root_key is None else "it is renewed by itself as soon as that works"
+    remedy = _BY_HAND if issuer.root_key is None else _BY_ITSELF
     if ends <= now:
         return Outlook("expired", remedy)
     return Outlook("late" if is_late(begins, ends, now) else "due", remedy)

@@ -165,7 +165,7 @@ class Code(StrEnum):
 # What may be answered otherwise when it is asked again.
 PASSING: Final = frozenset({Code.RATE_LIMITED, Code.AUTHORITY_UNAVAILABLE, Code.CLOCK_SKEW})
 # What is about one workload and says nothing of its node.
-OF_IDENTITY: Final = frozenset({Code.IDENTITY_NOT_ON_NODE, Code.IDENTITY_REVOKED})
+OF_IDENTITY: Final = frozenset({Code.IDENTITY_NOT_ON_NODE, Code.POD_NOT_ON_NODE, Code.IDENTITY_REVOKED})
 
 
 class Refused(InterceptorError):  # noqa: N818 -- a verdict on the request, and expected

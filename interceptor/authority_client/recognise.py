@@ -63,11 +63,15 @@ def require_authority(
 
 
 def _clock_fault(chain: tuple[x509.Certificate, ...], now: datetime) -> str:
-    """What can be known: the authority renews its certificate in time, so by its clock it is valid now."""
+    """What can be known: an authority that is well renews its certificate, so that by its clock it is valid now."""
     begins = max(certificate.not_valid_before_utc for certificate in chain)
     ends = min(certificate.not_valid_after_utc for certificate in chain)
     side, skew = ("ahead of", now - ends) if now > ends else ("behind", begins - now)
+    otherwise = (
+        "; or its certificate was not renewed, see 'interceptor ca status' there" if now > ends else ""
+    )
     return (
         f"clock_skew: this node's clock says {utc(now)}, the authority's certificate is valid from {utc(begins)} to "
         f"{utc(ends)}: the node's clock is at least {skew.total_seconds():.0f} s {side} the authority's, set it by NTP"
+        f"{otherwise}"
     )

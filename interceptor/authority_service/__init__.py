@@ -9,6 +9,12 @@ service_context  the service's own certificate
 watched          metrics of all of it
 server           connections, bounded
 serve            all of it, for `interceptor ca serve`
+shared_objects   what an authority of several replicas has in the Kubernetes API, read and written
+shared_state     its state, changed one step after the other
+leadership       which replica leads
+replica          what each follows, and what the leader does
+cluster_nodes    which nodes there are, and what they told
+serve_shared     all of it, for one replica
 embedded         the same desk for an agent with an authority of its own
 """
 

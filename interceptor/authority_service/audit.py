@@ -91,6 +91,12 @@ class Audit:
         self._write_or_refuse(line)
         self.counts.issued[_kind(attempt.identity)] += 1
 
+    def is_well(self) -> bool:
+        """Whether it can be written, as far as is known; where it could not, by trying again."""
+        if not self.counts.is_audit_written:
+            self._try_to_write(self._line("written_again", Attempt("health", "here")))
+        return self.counts.is_audit_written
+
     def returned_while_active(self, attempt: Attempt) -> None:
         """A node came back with its return token so soon after it was heard that there may be two of it."""
         self._try_to_write(self._line("returned_while_active", attempt))

@@ -146,6 +146,8 @@ class Routes:
     async def _health(self, attempt: Attempt, peer: Peer, request: Request) -> Response:
         del attempt, peer, request
         self._desk.views.current()
+        if not self._desk.audit.is_well():
+            raise Refused(Code.AUTHORITY_UNAVAILABLE, "the authority cannot write its audit file")
         return Response(200, b'{"status":"ok"}')
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interceptor.authority.outlook import intermediate_outlook
 from interceptor.authority.refusal import Code, Refused
-from interceptor.errors import InterceptorError
+from interceptor.errors import InterceptorError, utc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,6 +80,8 @@ class Views:
         self._changed = trio.Event()
         self._failing = False
         self._reading = trio.Lock()
+        self._told = ""
+        self._tell()
 
     def current(self) -> View:
         """The view in force; Refused when the store has not been readable for too long."""
@@ -123,8 +126,21 @@ class Views:
             return
         self.last = await trio.to_thread.run_sync(read_view, self._store, self._now())
         self._read_at = trio.current_time()
+        self._tell()
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+
+    def _tell(self) -> None:
+        """Say in the log, once each time it gets worse, that the intermediate is to be renewed."""
+        outlook = intermediate_outlook(self.last.issuer, self._now())
+        if outlook.state != self._told and outlook.remedy:
+            log.warning(
+                "the intermediate certificate is %s, until %s: %s",
+                outlook.state,
+                utc(self.last.issuer.not_after),
+                outlook.remedy,
+            )
+        self._told = outlook.state
 
     async def wait_until(self, wanted: Callable[[View], bool], seconds: float) -> View | None:
         """The first view that is wanted, None when none was within the time."""

@@ -46,9 +46,7 @@ async def serve_metrics(desk: AuthorityDesk, address: Endpoint) -> None:
     """Until cancelled; AuthorityError when the address is not free."""
 
     def missing() -> list[str]:
-        found = (
-            [] if desk.audit.counts.is_audit_written else ["the audit cannot be written, nothing is issued"]
-        )
+        found = [] if desk.audit.is_well() else ["the audit cannot be written, nothing is issued"]
         unread = desk.views.unread_seconds()
         return (
             found

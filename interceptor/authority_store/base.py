@@ -35,6 +35,7 @@ class StoreBase:
     def __init__(self, directory: Path, database: Database, passphrase: bytes | None) -> None:
         """Discard what was never finished; raises StateError."""
         self.directory = directory
+        self.place = str(directory)  # for people; a copy's is not where the authority is
         self.database = database
         self.renewal_error: str | None = None
         with database.writing() as connection:
@@ -91,6 +92,11 @@ class StoreBase:
             self._issuing = replace(issuing, looked_at=now)
             self.renewal_error = str(error)
             return issuing.issuer
+
+    def issuer_as_it_is(self) -> Authority:
+        """Whoever issues now, also one that is to be renewed or has ended: for those who only look."""
+        with self.database.writing() as connection:  # nobody moves its files meanwhile; nothing is written
+            return self.issuers.look(read_head(connection).rotation.active)
 
     def trust_document(self) -> TrustDocument:
         """What every node is to believe now."""

@@ -21,7 +21,10 @@ _FIRST_FORMAT: Final = 1
 
 
 def new_database(statements: Iterator[tuple[str, tuple[str, ...]]]) -> bytes:
-    """The content of a new database file, with the schema and what the statements put there."""
+    """The content of a new database file, with the schema and what the statements put there.
+
+    Raises StateError for what contradicts itself.
+    """
     connection = sqlite3.connect(":memory:")
     try:
         schema.create(connection)
@@ -29,6 +32,8 @@ def new_database(statements: Iterator[tuple[str, tuple[str, ...]]]) -> bytes:
             connection.execute(statement, values)
         connection.commit()
         return connection.serialize()
+    except sqlite3.IntegrityError as error:
+        raise StateError(f"the authority contradicts itself ({error}): restore it from a backup") from None
     finally:
         connection.close()
 

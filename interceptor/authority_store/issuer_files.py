@@ -5,6 +5,7 @@ moves its two files over the old ones: certificate and key must change together.
 the caller holds the database's write lock.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,7 @@ ROOT_CERTIFICATE: Final = "root.pem"
 INTERMEDIATE_KEY: Final = "intermediate.key"
 INTERMEDIATE_CERTIFICATE: Final = "intermediate.pem"
 RENEWED: Final = "renewed"
+_INTERMEDIATE: Final = (INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE)
 
 
 def issuer_files(issuer: Authority, passphrase: bytes | None) -> dict[str, bytes]:
@@ -55,8 +57,7 @@ def load_issuer(home: PrivateDirectory, trust_domain: TrustDomain, passphrase: b
 
     Raises StateError, one line that says which file and what to do.
     """
-    home.discard(staging_name(RENEWED))
-    home.absorb(RENEWED, (INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE))
+    _finish_renewal(home)
     names = home.names()
     needed = (ROOT_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE)
     if missing := [name for name in needed if name not in names]:
@@ -103,11 +104,33 @@ def renew_intermediate(
 ) -> Authority:
     """Give the issuer a new intermediate, on disk too; raises AuthorityError without the root key."""
     renewed = issuer.with_renewed_intermediate(now)
-    files = issuer_files(renewed, passphrase)
-    names = (INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE)
-    home.publish(RENEWED, {name: files[name] for name in names})
-    home.absorb(RENEWED, names)
+    _put_intermediate(home, issuer_files(renewed, passphrase))
     return renewed
+
+
+def read_files(home: PrivateDirectory) -> dict[str, bytes]:
+    """The files of an issuer as they are, after finishing a renewal that was interrupted."""
+    _finish_renewal(home)
+    there = home.names()
+    names = (ROOT_KEY, ROOT_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE)
+    return {name: home.read(name, WRITABLE_BY_GROUP_OR_OTHERS) for name in names if name in there}
+
+
+def replace_intermediate(home: PrivateDirectory, files: Mapping[str, bytes]) -> None:
+    """Have the intermediate of these files, which were checked; nothing is written if that is the one there."""
+    there = read_files(home)
+    if any(there.get(name) != files[name] for name in _INTERMEDIATE):
+        _put_intermediate(home, files)
+
+
+def _put_intermediate(home: PrivateDirectory, files: Mapping[str, bytes]) -> None:
+    home.publish(RENEWED, {name: files[name] for name in _INTERMEDIATE})
+    home.absorb(RENEWED, _INTERMEDIATE)
+
+
+def _finish_renewal(home: PrivateDirectory) -> None:
+    home.discard(staging_name(RENEWED))
+    home.absorb(RENEWED, _INTERMEDIATE)
 
 
 def unusable(path: Path, what: str) -> StateError:

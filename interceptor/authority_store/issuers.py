@@ -20,7 +20,9 @@ from interceptor.authority_store.issuer_files import (
     issuer_files,
     load_issuer,
     read_certificates,
+    read_files,
     renew_intermediate,
+    replace_intermediate,
     unusable,
 )
 from interceptor.authority_store.private_directory import PrivateDirectory, Tree
@@ -70,6 +72,20 @@ class Issuers:
             name = issuer_name(fingerprint(issuer.root))
             issuers.publish(name, issuer_files(issuer, self._passphrase))
 
+    def files(self) -> dict[str, dict[str, bytes]]:
+        """Every issuer's files, by its name; keys are in them as they are on disk."""
+        with self._opened() as issuers:
+            return {name: self._files(issuers, name) for name in sorted(issuers.names())}
+
+    def put(self, name: str, files: dict[str, bytes]) -> None:
+        """Have an issuer of these files: a new one, or one whose intermediate is another now."""
+        with self._opened() as issuers:
+            if name not in issuers.names():
+                issuers.publish(name, files)
+                return
+            with issuers.child(name) as home:
+                replace_intermediate(home, files)
+
     def load(self, root_fingerprint: str, now: datetime) -> Authority:
         """Read an issuer that can issue now, its intermediate renewed if that is due and the root key is here."""
         with self._opened() as issuers, self._issuer(issuers, root_fingerprint) as home:
@@ -78,6 +94,11 @@ class Issuers:
             if issuer.root_key is None or not issuer.needs_intermediate(now):
                 return issuer
             return renew_intermediate(home, issuer, now, self._passphrase)
+
+    def look(self, root_fingerprint: str) -> Authority:
+        """Read an issuer as it is, whatever its times say; nothing is changed."""
+        with self._opened() as issuers, self._issuer(issuers, root_fingerprint) as home:
+            return self._read(home, root_fingerprint)
 
     def certificates(self, root_fingerprint: str) -> tuple[x509.Certificate, x509.Certificate]:
         """Root and intermediate of an issuer; its keys are not looked at."""
@@ -116,6 +137,10 @@ class Issuers:
         self._require(issuers, root_fingerprint)
         with issuers.child(issuer_name(root_fingerprint)) as home:
             yield home
+
+    def _files(self, issuers: PrivateDirectory, name: str) -> dict[str, bytes]:
+        with issuers.child(name) as home:
+            return read_files(home)
 
     def _require(self, issuers: PrivateDirectory, root_fingerprint: str) -> None:
         name = issuer_name(root_fingerprint)

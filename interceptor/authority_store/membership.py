@@ -2,6 +2,7 @@
 
 import secrets
 import sqlite3
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -115,6 +116,17 @@ class Membership(StoreBase):
                 raise Refused(Code.NODE_REVOKED, f"node {node} is revoked")
             _put_node(connection, node, allowed, now, may_return=False)
             forget_return_tokens(connection, node)
+
+    def know_nodes(self, records: Iterable[NodeRecord]) -> None:
+        """Have these nodes too, with what they have told, as another replica knows them."""
+        with self.database.writing() as connection:
+            for record in records:
+                _put_node(connection, record.name, record.allowed, record.joined_at, may_return=False)
+                if record.report is not None and record.reported_at is not None:
+                    connection.execute(
+                        "UPDATE nodes SET report = ?, reported_at = ? WHERE name = ?",
+                        (record.report.to_json(), instant_text(record.reported_at), record.name),
+                    )
 
     def node(self, name: str) -> NodeRecord | None:
         """What is known of a node, None if there is none of this name."""

@@ -6,6 +6,7 @@ Services, agents and commands may have it open at the same time. Methods are saf
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
@@ -18,6 +19,7 @@ from interceptor.authority_store.membership import Membership
 from interceptor.authority_store.private_directory import PrivateDirectory, Tree, staging_name
 from interceptor.authority_store.returning import Returning
 from interceptor.authority_store.rotating import Rotating
+from interceptor.authority_store.saved import Saved, Saving, first_rows, issuers_of
 from interceptor.errors import StateError
 from interceptor.identity.authority import Authority
 from interceptor.identity.certificates import fingerprint
@@ -27,7 +29,7 @@ from interceptor.identity.strict_json import instant_text
 NEEDED: Final = (DATABASE, ISSUERS)
 
 
-class AuthorityStore(Membership, Returning, Beliefs, Rotating):
+class AuthorityStore(Membership, Returning, Beliefs, Rotating, Saving):
     """An authority that is open; `close` it when done. Its keys are in no repr."""
 
     @classmethod
@@ -44,15 +46,35 @@ class AuthorityStore(Membership, Returning, Beliefs, Rotating):
 
         With a passphrase, private keys are stored encrypted. `beside` are more files to begin with. Raises StateError, and leaves what it found as it was.
         """
-        with system_errors(directory), PrivateDirectory.opened(directory.parent) as parent:
-            parent.discard(staging_name(directory.name))
-            if parent.has_content(directory.name):
-                raise StateError(f"{directory} is not empty: remove it, or choose another directory")
+        with _new(directory) as parent:
             issuer = Authority.create(trust_domain, now)
             files = Issuers(directory, trust_domain, passphrase).tree(issuer)
             content = new_database(_first_rows(issuer, now))
             parent.publish(directory.name, {**files, **(beside or {}), DATABASE: content})
         return cls.open(directory, now, passphrase=passphrase)
+
+    @classmethod
+    def restore(
+        cls, directory: Path, saved: Saved, now: datetime, *, passphrase: bytes | None = None
+    ) -> Self:
+        """Make the authority that was saved where there is none; its parent directory must exist.
+
+        Raises StateError for what cannot be used or cannot issue now, and leaves nothing behind then.
+        """
+        with _new(directory) as parent:
+            tree: Tree = {ISSUERS: issuers_of(saved), DATABASE: new_database(first_rows(saved))}
+            parent.publish(directory.name, tree)
+        try:
+            store = cls.open(directory, now, passphrase=passphrase)
+            try:
+                store.trust_document()
+            except BaseException:
+                store.close()
+                raise
+        except BaseException:
+            discard(directory)
+            raise
+        return store
 
     @classmethod
     def open(cls, directory: Path, now: datetime | None, *, passphrase: bytes | None = None) -> Self:
@@ -91,6 +113,12 @@ class AuthorityStore(Membership, Returning, Beliefs, Rotating):
         return f"AuthorityStore({self.trust_domain} in {self.directory})"
 
 
+def discard(directory: Path) -> None:
+    """Remove an authority that nobody has open, with its keys; StateError when that cannot be."""
+    with system_errors(directory), PrivateDirectory.opened(directory.parent) as parent:
+        parent.discard(directory.name)
+
+
 def load_or_create(
     directory: Path, trust_domain: TrustDomain, now: datetime, *, passphrase: bytes | None = None
 ) -> AuthorityStore:
@@ -107,6 +135,16 @@ def load_or_create(
         store.close()
         raise
     return store
+
+
+@contextmanager
+def _new(directory: Path) -> Iterator[PrivateDirectory]:
+    """The parent of a directory in which there is nothing; StateError."""
+    with system_errors(directory), PrivateDirectory.opened(directory.parent) as parent:
+        parent.discard(staging_name(directory.name))
+        if parent.has_content(directory.name):
+            raise StateError(f"{directory} is not empty: remove it, or choose another directory")
+        yield parent
 
 
 def _require_domain(store: AuthorityStore, trust_domain: TrustDomain) -> None:

@@ -6,14 +6,15 @@ import click
 
 from interceptor.cli.cluster_policies import policies
 from interceptor.cli.inventory import inventory
+from interceptor.cli.manifests import manifests
 from interceptor.cli.resolve import resolve
 
 
 @click.group()
 def kubernetes() -> None:
-    """See a Kubernetes cluster as the mesh would.
+    """Make a Kubernetes cluster a mesh, and see it as the mesh would.
 
-    In a pod they ask the API that the pod is given; elsewhere, beside 'kubectl proxy'.
+    'manifests' prints what is applied, and asks nobody. The others read the API: in a pod they ask the API that the pod is given; elsewhere, beside 'kubectl proxy'.
 
     \b
     Examples:
@@ -22,5 +23,5 @@ def kubernetes() -> None:
     """
 
 
-for command in (inventory, resolve, policies):
+for command in (manifests, inventory, resolve, policies):
     kubernetes.add_command(command)

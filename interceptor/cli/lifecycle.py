@@ -132,17 +132,20 @@ def agent(
     \b
     It ends on SIGTERM or SIGINT; enrolled workloads stay captured then, and their
     connections are refused until an agent is back ('interceptor down' ends that).
-    Its log goes to standard error.
+    In a cluster it withdraws everything when its DaemonSet or namespace is being
+    removed. Its log goes to standard error.
 
     \b
     Examples:
       sudo interceptor agent --config /etc/interceptor/config.yaml
     """
     from interceptor.agent.main import run_agent
+    from interceptor.agent.teardown import tear_down
 
     session = session if config_path is None else Session(config_path)
     token = _token(session, join_token, join_token_file)
-    run_agent(session.config, session.progress, token=token)
+    if run_agent(session.config, session.progress, token=token):
+        tear_down(session.config, keep_state=False, progress=session.progress)
 
 
 def _token(session: Session, text: str | None, file: TextIO | None) -> str | None:

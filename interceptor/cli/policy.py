@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.admin import AnsweredError
+from interceptor.agent.clock import wall_clock
 from interceptor.agent.policy_keeper import mesh_of
 from interceptor.agent.policy_requests import read_policy_file
 from interceptor.cli.context import pass_session, require_root
 from interceptor.cli.output import coloured, output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import AgentError, PolicyError
+from interceptor.policy.lint import warnings
 from interceptor.policy.parse import parse_policies
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ def policies(session: Session, output: str) -> None:
     The documents are Istio's PeerAuthentication and AuthorizationPolicy, and
     LegacyException and EgressPolicy (see the README), in paths.policies (by default
     /etc/interceptor/policies). A change of the files is in force within a second.
-    WORKLOADS counts whom a document selects, USED how often an exception was used.
+    WORKLOADS counts whom a document selects, USED how often an exception was used
+    since the agent was started.
 
     \b
     Examples:
@@ -109,6 +112,8 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     except AnsweredError:
         raise  # together with the files that are there, they are not
     except AgentError as error:
+        for warning in warnings(documents, session.config.policy.root_namespace, wall_clock(), None):
+            click.echo(f"{coloured('warning')}: {warning}")
         click.echo(f"{len(documents)} documents are valid; nobody was asked whom they select: {error}")
         return
     for warning in answer["warnings"]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PYTHON = "/usr/bin/python3"  # the distribution's, not one of a virtual environment: a program like any other
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0  # an emulated processor that others use too needs thirty to start a program
 _END_SECONDS = 5.0
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_SECONDS = 0.02

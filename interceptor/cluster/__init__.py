@@ -4,6 +4,7 @@
 
 fields, head        the JSON of one object, bounded, and what names it
 pod, namespace, service, endpoint_slice    the few fields of each kind that we read
+probe_ports         which ports of a pod its kubelet connects to
 wire                pages of a list and lines of a watch
 policy_object       Istio's policies, as the documents that they are
 persistent_map      an immutable map that is cheap to change

@@ -80,6 +80,11 @@ class Membership:
         """Whether the pod is in the mesh, or may turn out to be."""
         return self.standing is not Standing.OUTSIDE
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the pod is certainly outside of the mesh, and runs in a network namespace of its own."""
+        return self.standing is Standing.OUTSIDE and self.why not in (Why.FINISHED, Why.HOST_NETWORK)
+
 
 def membership(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> Membership:
     """Decide about a pod."""

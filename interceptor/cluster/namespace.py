@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from interceptor.cluster.fields import Fields
 from interceptor.cluster.head import Head, parse_labels
 from interceptor.labels import Labels
 
@@ -15,8 +16,11 @@ class Namespace:
 
     head: Head
     labels: Labels
+    is_deleting: bool = False
 
 
 def parse_namespace(head: Head, value: object) -> Namespace:
     """Raises InvalidInput."""
-    return Namespace(head, parse_labels(f"{WHAT} {head.key}", value))
+    metadata = Fields(f"{WHAT} {head.key}", value).part("metadata")
+    deletion = metadata.optional_text("deletionTimestamp")
+    return Namespace(head, parse_labels(f"{WHAT} {head.key}", value), deletion is not None)

@@ -7,6 +7,7 @@ from typing import Final
 
 from interceptor.cluster.fields import Fields
 from interceptor.cluster.head import Head, parse_labels
+from interceptor.cluster.probe_ports import probe_ports
 from interceptor.errors import InvalidInput, quoted
 from interceptor.labels import Labels
 from interceptor.workload import IPAddress, parse_address
@@ -30,7 +31,7 @@ class Pod:
     """One pod.
 
     `node` is None until it is scheduled, `service_account` for mirrors of static pods, which have none; `is_deleting`
-    says that it was asked to end.
+    says that it was asked to end; `probe_ports` are those that its kubelet connects to.
     """
 
     head: Head
@@ -41,6 +42,7 @@ class Pod:
     phase: Phase
     addresses: tuple[IPAddress, ...]
     is_deleting: bool
+    probe_ports: tuple[int, ...] = ()
 
     @property
     def is_finished(self) -> bool:
@@ -67,6 +69,7 @@ def parse_pod(head: Head, value: object) -> Pod:
         phase=_phase(what, status.optional_text("phase")),
         addresses=_addresses(status),
         is_deleting=metadata.optional_text("deletionTimestamp") is not None,
+        probe_ports=probe_ports(fields.any("spec")),
     )
 
 

@@ -89,6 +89,9 @@ kubernetes:
   #caFile: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
   # The cgroup of all pods; kubepods.slice or kubepods below the root of cgroup v2 when left out.
   #podsCgroup: /sys/fs/cgroup/kubepods.slice
+  # The cgroup of the kubelet, whose probes of declared ports pass in STRICT mode too; that of the process 'kubelet'
+  # when left out.
+  #kubeletCgroup: /sys/fs/cgroup/system.slice/kubelet.service
 
 metrics:
   # Where Prometheus scrapes. It shows names of workloads, so keep it on loopback or behind a firewall.

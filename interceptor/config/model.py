@@ -92,8 +92,8 @@ class PolicyConfig:
 class KubernetesConfig:
     """A node of a cluster, whose pods are the workloads.
 
-    Without `server` the API is asked as every pod does; without `pods_cgroup` it is looked for below the root of cgroup
-    v2. The two files together make the token with which the node joins its authority.
+    Without `server` the API is asked as every pod does; without `pods_cgroup` and `kubelet_cgroup` they are looked for
+    below the root of cgroup v2. The two files together make the token with which the node joins its authority.
     """
 
     join_token_file: Path = Path("/var/run/secrets/interceptor/token")
@@ -102,6 +102,7 @@ class KubernetesConfig:
     token_file: Path | None = None
     ca_file: Path | None = None
     pods_cgroup: Path | None = None
+    kubelet_cgroup: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ def _shown_cluster(cluster: KubernetesConfig) -> dict[str, str | None]:
         "tokenFile": str(cluster.token_file) if cluster.token_file else None,
         "caFile": str(cluster.ca_file) if cluster.ca_file else None,
         "podsCgroup": str(cluster.pods_cgroup) if cluster.pods_cgroup else None,
+        "kubeletCgroup": str(cluster.kubelet_cgroup) if cluster.kubelet_cgroup else None,
     }
 
 

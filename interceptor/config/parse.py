@@ -114,6 +114,7 @@ class _Reader:
             token_file=self._get_or_none("kubernetes.tokenFile", parse_path),
             ca_file=self._get_or_none("kubernetes.caFile", parse_path),
             pods_cgroup=self._get_or_none("kubernetes.podsCgroup", parse_path),
+            kubelet_cgroup=self._get_or_none("kubernetes.kubeletCgroup", parse_path),
         )
         return section if is_there else None
 

@@ -134,8 +134,10 @@ class Capture:
             self._local_maps[cookie] = bpf_syscall.create_map(
                 bpf_syscall.MAP_TYPE_HASH, 16, 1, abi.MAX_LOCAL_ADDRESSES, "local_addresses"
             )
-            self.set_addresses(cookie, addresses)
+            self._set_local(cookie, addresses)
+            # Before it is known to be enrolled: an unknown namespace takes nothing, this one would for a moment.
             self._steer_inbound(netns, cookie, listeners)
+            self._set_sources(cookie, addresses)
         except OSError as error:
             if error.errno == errno.E2BIG:
                 raise _full("workloads or own_addresses", abi.MAX_WORKLOADS, error) from error
@@ -174,6 +176,10 @@ class Capture:
 
     def set_addresses(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
         """Let a namespace reach its own addresses directly, and capture what goes to any other."""
+        self._set_local(cookie, addresses)
+        self._set_sources(cookie, addresses)
+
+    def _set_local(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
         before = self._own_addresses.get(cookie, ())
         # Both, until the new ones are in force: whatever fails, `withdraw` finds them.
         self._own_addresses[cookie] = tuple({*before, *addresses})
@@ -185,16 +191,16 @@ class Capture:
             for address in set(before) - set(addresses):
                 bpf_syscall.map_delete(local_map, abi.address_bytes(address))
                 bpf_syscall.map_delete(own_map, bytes(abi.own_address_key(cookie, address)))
+        except OSError as error:
+            raise _addresses_not_kept(error) from error
+        self._own_addresses[cookie] = addresses
+
+    def _set_sources(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
+        """From here on, the namespace is enrolled."""
+        try:
             self._write_entry(cookie, addresses)
         except OSError as error:
-            if error.errno == errno.E2BIG:
-                raise _full(
-                    "local_addresses, own_addresses or workloads", abi.MAX_LOCAL_ADDRESSES, error
-                ) from error
-            raise KernelError(
-                f"cannot keep the addresses of a network namespace ({error.strerror})"
-            ) from error
-        self._own_addresses[cookie] = addresses
+            raise _addresses_not_kept(error) from error
 
     def withdraw(self, cookie: int) -> None:
         """Undo `enrol`; a namespace that is not enrolled, or gone, is no error."""
@@ -284,6 +290,12 @@ class Capture:
 
     def _inbound_path(self, cookie: int) -> Path:
         return self._bpf_dir / f"{_INBOUND}{cookie:x}"
+
+
+def _addresses_not_kept(error: OSError) -> EnrolmentError | KernelError:
+    if error.errno == errno.E2BIG:
+        return _full("local_addresses, own_addresses or workloads", abi.MAX_LOCAL_ADDRESSES, error)
+    return KernelError(f"cannot keep the addresses of a network namespace ({error.strerror})")
 
 
 def _full(what: str, limit: int, error: OSError) -> EnrolmentError:

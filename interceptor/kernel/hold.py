@@ -128,8 +128,11 @@ class Hold:
         bpf_syscall.map_delete(self._maps["waiting"], _COOKIE.pack(cookie))
 
     def retain(self, cookies: Iterable[int]) -> None:
-        """Forget every namespace that is outside and not among `cookies`."""
+        """Forget every namespace that is outside and not among `cookies`, and stop steering in it."""
         kept = {self._own_cookie, *cookies}
+        for path in self._bpf_dir.glob(f"{HELD}*"):
+            if int(path.name.removeprefix(HELD), 16) not in kept:
+                path.unlink()  # the last agent did not come to it
         for key in bpf_syscall.map_keys(self._maps["outside"], _COOKIE.size):
             if _COOKIE.unpack(key)[0] not in kept:
                 bpf_syscall.map_delete(self._maps["outside"], key)
@@ -193,11 +196,6 @@ class Hold:
     def stop_steering(self, cookie: int) -> None:
         """Undo `steer_held`; what is held then is refused, none there is no error."""
         self._held_path(cookie).unlink(missing_ok=True)
-
-    def stop_steering_all(self) -> None:
-        """Undo what the last agent did not come to undo."""
-        for path in self._bpf_dir.glob(f"{HELD}*"):
-            path.unlink()
 
     def _is_known(self, key: bytes) -> bool:
         return (

@@ -23,8 +23,8 @@ _NUMBERS = {  # add_key, keyctl
     "s390x": (278, 280),
     "ppc64le": (269, 271),
 }
-_USER_KEYRING = ctypes.c_int32(-4)  # KEY_SPEC_USER_KEYRING
-_SETPERM, _UNLINK, _SEARCH, _READ = 5, 9, 10, 11
+_PROCESS_KEYRING, _USER_KEYRING = ctypes.c_int32(-2), ctypes.c_int32(-4)  # KEY_SPEC_*
+_SETPERM, _LINK, _UNLINK, _SEARCH, _READ = 5, 8, 9, 10, 11
 # Possessor and user everything, others nothing: the next agent may have a session keyring that does not lead here.
 _PERMISSIONS = 0x3F3F0000
 _TYPE = b"user"
@@ -42,6 +42,7 @@ class Keyring:
         """Keep `secret` in place of what was kept before; KernelError when the kernel will not."""
         if not 0 < len(secret) <= MAX_SECRET_BYTES:
             raise KernelError(f"a secret of {len(secret)} bytes does not fit into the kernel's keyring")
+        self._possess()
         key = self._call(0, _TYPE, self._description, secret, ctypes.c_size_t(len(secret)), _USER_KEYRING)
         self._keyctl(_SETPERM, key, _PERMISSIONS)
 
@@ -60,7 +61,12 @@ class Keyring:
         if key is not None:
             self._keyctl(_UNLINK, key, _USER_KEYRING)
 
+    def _possess(self) -> None:
+        """What systemd starts has a session keyring that leads nowhere: without a way to the key nobody has rights to it."""
+        self._keyctl(_LINK, _USER_KEYRING, _PROCESS_KEYRING)
+
     def _find(self) -> int | None:
+        self._possess()
         try:
             return self._keyctl(_SEARCH, _USER_KEYRING, _TYPE, self._description, 0)
         except KernelError as error:

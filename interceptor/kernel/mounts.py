@@ -6,9 +6,12 @@ import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from interceptor.errors import KernelError
 
+PROC_SYS: Final = Path("/proc/sys")
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 2, 4, 8, 32, 4096
 _KERNELS_OWN = {"maps.debug", "progs.debug"}  # the kernel puts these into every BPF file system
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,3 +75,20 @@ def unmount_bpffs(path: Path) -> bool:
     if not path.is_mount() or {entry.name for entry in path.iterdir()} - _KERNELS_OWN:
         return False
     return bool(_libc.umount2(os.fsencode(path), 0) == 0)
+
+
+def ensure_writable(path: Path) -> bool:
+    """Let a mount that a container's runtime has made read-only be written to, in this container; whether it was so.
+
+    Runtimes do that to /proc/sys unless the container is privileged, whatever capabilities it has.
+    """
+    if not os.statvfs(path).f_flag & os.ST_RDONLY:
+        return False
+    flags = _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    if _libc.mount(None, os.fsencode(path), None, ctypes.c_ulong(flags), None) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise KernelError(
+            f"{path} is read-only in this container, and cannot be made writable ({reason}): the container needs "
+            "CAP_SYS_ADMIN and no seccomp or AppArmor profile that forbids mounts, or must be privileged"
+        )
+    return True

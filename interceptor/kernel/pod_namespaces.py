@@ -8,16 +8,22 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import netlink
 from interceptor.kernel import netns as kernel_netns
-from interceptor.node_pods.pod_cgroup import PARENTS, is_class_cgroup, uid_of_pod_cgroup
+from interceptor.node_pods.pod_cgroup import (
+    PARENTS,
+    is_class_cgroup,
+    is_static_pod_cgroup,
+    uid_of_pod_cgroup,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from interceptor.kernel.netns import NetworkNamespace
     from interceptor.workload import IPAddress
@@ -31,20 +37,30 @@ def find_pods_cgroup(root: Path) -> Path | None:
     return next((root / name for name in PARENTS if (root / name).is_dir()), None)
 
 
-def pod_cgroups(pods: Path) -> dict[str, Path]:
-    """The cgroup of each pod below that of all pods, by the pod's UID; KernelError when it cannot be read."""
-    found: dict[str, Path] = {}
+@dataclass(frozen=True, slots=True)
+class PodCgroups:
+    """The cgroups of the pods of a node: by UID, and those of static pods, which have none."""
+
+    by_uid: Mapping[str, Path]
+    static: tuple[Path, ...]
+
+
+def pod_cgroups(pods: Path) -> PodCgroups:
+    """What is below the cgroup of all pods now; KernelError when it cannot be read."""
     try:
-        for path in _directories(pods):
-            uid = uid_of_pod_cgroup(path.name)
-            if uid is not None:
-                found[uid] = path
-            elif is_class_cgroup(path.name):
-                inside = ((uid_of_pod_cgroup(each.name), each) for each in _directories(path))
-                found.update({uid: each for uid, each in inside if uid is not None})
+        paths = list(_directories(pods))
+        paths += [path for each in paths if is_class_cgroup(each.name) for path in _directories(each)]
     except OSError as error:
         raise KernelError(f"cannot look for pods in the cgroup {pods}: {error.strerror}") from error
-    return found
+    by_uid = {uid: path for path in paths if (uid := uid_of_pod_cgroup(path.name)) is not None}
+    return PodCgroups(by_uid, tuple(path for path in paths if is_static_pod_cgroup(path.name)))
+
+
+def open_all(cgroup: Path) -> Iterator[NetworkNamespace]:
+    """Every network namespace that a process of a pod is in, but for the host's; the caller closes each."""
+    for pids in _namespaces(cgroup).values():
+        with suppress(EnrolmentError):  # it ended just now
+            yield kernel_netns.open_pid(pids[0])
 
 
 def open_pod(cgroup: Path, addresses: Collection[IPAddress]) -> tuple[int, NetworkNamespace]:
@@ -52,8 +68,7 @@ def open_pod(cgroup: Path, addresses: Collection[IPAddress]) -> tuple[int, Netwo
 
     EnrolmentError says why there is none (yet).
     """
-    with kernel_netns.current() as ours:
-        namespaces = _processes_by_namespace(cgroup, (ours.device, ours.inode))
+    namespaces = _namespaces(cgroup)
     if not namespaces:
         raise EnrolmentError(f"no process with a network namespace of its own is in {cgroup} yet")
     for pids in namespaces.values():
@@ -72,8 +87,10 @@ def _owns(netns: NetworkNamespace, addresses: Collection[IPAddress]) -> bool:
     return {found.address for found in netlink.addresses(netns)}.issuperset(addresses)
 
 
-def _processes_by_namespace(cgroup: Path, besides: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
-    """The processes in a cgroup and below, by device and inode of their network namespaces, but for one namespace."""
+def _namespaces(cgroup: Path) -> dict[tuple[int, int], list[int]]:
+    """The processes in a cgroup and below, by device and inode of their network namespaces, but for the host's."""
+    with kernel_netns.current() as ours:
+        besides = (ours.device, ours.inode)
     found: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for pid in _processes(cgroup):
         with suppress(OSError):  # it ended just now

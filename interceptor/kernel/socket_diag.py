@@ -1,4 +1,4 @@
-"""Find and close other programs' TCP connections: sock_diag(7), spoken by hand, because pyroute2 has no SOCK_DESTROY.
+"""Find, count and close other programs' TCP connections: sock_diag(7), spoken by hand, because pyroute2 has no SOCK_DESTROY.
 
 Layouts are those of `include/uapi/linux/inet_diag.h`.
 """
@@ -34,7 +34,7 @@ _REQUEST = struct.Struct("=BBBxI48s")  # inet_diag_req_v2: family, protocol, ext
 _RECEIVE_BYTES = 1 << 17
 _TIMEOUT_SECONDS = 5  # the kernel answers at once; a bound, so that the agent cannot hang
 
-_TCP_TIME_WAIT, _TCP_CLOSE, _TCP_LISTEN = 6, 7, 10
+_TCP_SYN_SENT, _TCP_TIME_WAIT, _TCP_CLOSE, _TCP_LISTEN = 2, 6, 7, 10
 _WANTED_STATES = 0xFFE & ~(1 << _TCP_TIME_WAIT | 1 << _TCP_CLOSE | 1 << _TCP_LISTEN)
 _NO_STATES = 0
 _LISTENING = 1 << _TCP_LISTEN
@@ -132,6 +132,17 @@ def _cannot_close(netns: NetworkNamespace, error: OSError) -> KernelError:
         "the kernel lacks CONFIG_INET_DIAG_DESTROY" if error.errno == errno.EOPNOTSUPP else error.strerror
     )
     return KernelError(f"cannot close the open connections in {netns.description}: {reason}")
+
+
+def count_connecting(netns: NetworkNamespace, port: int) -> int:
+    """How many sockets of a namespace wait for an answer from a port of its loopback. Raises KernelError."""
+    try:
+        with netns.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as channel:
+            channel.settimeout(_TIMEOUT_SECONDS)
+            found = _sockets(channel, 1 << _TCP_SYN_SENT)
+    except OSError as error:
+        raise KernelError(f"cannot list the connections in {netns.description}: {error.strerror}") from error
+    return sum(each.remote.is_loopback and each.remote_port == port for each in found)
 
 
 def _is_affected(remote: IPAddress, own: set[IPAddress], networks: tuple[IPNetwork, ...]) -> bool:

@@ -6,5 +6,6 @@ client         requests over it
 resource       what is asked for each kind
 listing        everything of one kind, page by page
 informer       one kind: a list, and a watch from there on, without end
+removal        whether the mesh is being taken out of the cluster
 cluster_watch  all kinds as one snapshot that is always current
 """

@@ -33,6 +33,7 @@ _REMEDIES: Final = {
     404: ": the API server does not know it, look whether it is old enough or lacks a resource definition",
 }
 _POST_REMEDIES: Final = {**_REMEDIES, 403: ": give the service account the right to create it (RBAC)"}
+_PUT_REMEDIES: Final = {**_REMEDIES, 403: ": give the service account the right to update it (RBAC)"}
 
 
 class ApiRefusal(ClusterError):  # noqa: N818 -- a verdict on the request, and expected
@@ -84,13 +85,22 @@ class ApiClient:
 
     async def post(self, path: str, body: bytes, limit: int = MAX_STATUS_BYTES) -> bytes:
         """The body of the answer to a JSON body, which nobody may send twice: on a connection of its own."""
+        return await self._send("POST", path, body, limit, _POST_REMEDIES)
+
+    async def put(self, path: str, body: bytes, limit: int = MAX_STATUS_BYTES) -> bytes:
+        """The same to replace an object; ApiRefusal with status 409 when the body names a version that is past."""
+        return await self._send("PUT", path, body, limit, _PUT_REMEDIES)
+
+    async def _send(
+        self, method: str, path: str, body: bytes, limit: int, remedies: Mapping[int, str]
+    ) -> bytes:
         try:
             with trio.fail_after(POST_SECONDS):
                 connection = await self._connect()
                 try:
-                    status = await connection.ask(path, "application/json", body)
+                    status = await connection.ask(path, "application/json", body, method)
                     if status not in (_OK, _CREATED):
-                        await _refuse(connection, status, path, _POST_REMEDIES)
+                        await _refuse(connection, status, path, remedies)
                     return await _read(connection, limit)
                 finally:
                     await connection.aclose()

@@ -43,8 +43,8 @@ class Connection:
         self._http = h11.Connection(h11.CLIENT, MAX_HEADER_BYTES)
         self.has_answered = False
 
-    async def ask(self, target: str, accept: str, body: bytes | None = None) -> int:
-        """Send a GET request, or a POST of a JSON body; the status of its answer, whose body `receive` gives."""
+    async def ask(self, target: str, accept: str, body: bytes | None = None, method: str = "POST") -> int:
+        """Send a GET request, or a JSON body by another; the status of its answer, whose body `receive` gives."""
         self.has_answered = False
         headers = {
             "host": urlsplit(self._access.server).netloc,
@@ -55,7 +55,7 @@ class Connection:
         }
         if body is not None:
             headers |= {"content-type": "application/json", "content-length": str(len(body))}
-        await self._send("GET" if body is None else "POST", target, headers, body or b"")
+        await self._send("GET" if body is None else method, target, headers, body or b"")
         event = await self._next_event()
         assert isinstance(event, h11.Response), (
             "h11 passes over interim ones, and nothing else can come first"

@@ -59,3 +59,9 @@ EVERYTHING: Final = (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES)
 def pods_of_node(node: str) -> Resource:
     """The pods that are scheduled on one node."""
     return Resource(Kind.POD, PODS.path, f"spec.nodeName={node},{_NOT_ENDED}")
+
+
+def pods_of_account(namespace: str, name: str) -> Resource:
+    """The pods of one service account."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    return Resource(Kind.POD, path, f"spec.serviceAccountName={name},{_NOT_ENDED}")

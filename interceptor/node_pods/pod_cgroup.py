@@ -14,18 +14,24 @@ _UID = "[0-9a-f]{8}([-_])[0-9a-f]{4}\\2[0-9a-f]{4}\\2[0-9a-f]{4}\\2[0-9a-f]{12}"
 _CGROUPFS = re.compile("pod([0-9a-f-]{36})")
 _SYSTEMD = re.compile("[A-Za-z0-9_.-]*-pod([0-9a-f_]{36})\\.slice")
 _POD = re.compile(f"({_UID})")
+_STATIC = re.compile("(?:pod[0-9a-f]{32}|[A-Za-z0-9_.-]*-pod[0-9a-f]{32}\\.slice)")
 _CLASS = re.compile("(?:[A-Za-z0-9_.-]*-)?(?:burstable|besteffort|guaranteed)(?:\\.slice)?")
 
 
 def uid_of_pod_cgroup(name: str) -> str | None:
     """The UID of the pod whose cgroup has this name, in the API's spelling; None for every other cgroup.
 
-    Static pods have UIDs of another form there; they have no service account, and so no place in the mesh.
+    Static pods have another name there (`is_static_pod_cgroup`).
     """
     found = _CGROUPFS.fullmatch(name) or _SYSTEMD.fullmatch(name)
     if found is None or _POD.fullmatch(found[1]) is None:
         return None
     return found[1].replace("_", "-")
+
+
+def is_static_pod_cgroup(name: str) -> bool:
+    """Whether it is that of a static pod: named by a hash of its file, which is no UID that the API knows."""
+    return _STATIC.fullmatch(name) is not None
 
 
 def is_class_cgroup(name: str) -> bool:

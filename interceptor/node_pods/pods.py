@@ -21,6 +21,7 @@ class NodePod:
     membership: Membership
     workload: Workload | None
     addresses: tuple[str, ...] = ()
+    probe_ports: tuple[int, ...] = ()
 
     @property
     def standing(self) -> Standing:
@@ -55,4 +56,5 @@ def _node_pod(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> NodePod:
         membership(cluster, pod, trust_domain),
         workload,
         tuple(map(str, pod.addresses)),
+        pod.probe_ports,
     )

@@ -18,7 +18,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Take it out; with `may_drain` its last connections may finish first."""
+    """Take it out; with `may_drain` only when it has really ended, and its last connections have finished."""
 
     held: Held
     why: str

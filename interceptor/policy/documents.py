@@ -5,10 +5,11 @@ Sources: istio.io, "Reference / Configuration / Security / PeerAuthentication" a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from typing import Final
 
+from interceptor.errors import utc
 from interceptor.labels import NO_LABELS, Labels
 from interceptor.policy.matching import ATTRIBUTE_NAMES, Attribute, Facts, Pattern
 from interceptor.policy.peer_authentication import MtlsMode
@@ -138,6 +139,19 @@ class Rule:
                 return False
         return True
 
+    def why(self, facts: Facts) -> str:
+        """What of a connection that matches this rule meant, in words."""
+        matched = [
+            match
+            for clause in self.clauses
+            for match in next(each for each in clause if all(match.matches(facts) for match in each))
+        ]
+        shown = [
+            f"{ATTRIBUTE_NAMES[match.attribute]} is {facts.shown(match.attribute)} ({match.field})"
+            for match in matched
+        ]
+        return "; ".join(shown) or "it has no conditions"
+
     def why_not(self, facts: Facts) -> str | None:
         """Why the connection does not match, in words; None when it does."""
         for clause in self.clauses:
@@ -176,9 +190,11 @@ class LegacyException:
     expires: datetime
 
     @property
-    def last_day(self) -> date:
-        """The last day (UTC) on which it holds, as it is written in the document."""
-        return (self.expires - timedelta(days=1)).date()
+    def last_day(self) -> str:
+        """The last day (UTC) on which it holds, or the moment at which it ends, as it is written in the document."""
+        if self.expires.time() == time():
+            return str((self.expires - timedelta(days=1)).date())
+        return utc(self.expires)
 
     def covers(self, facts: Facts, at: float) -> bool:
         """Whether a plaintext connection at that time (Unix seconds) is one of those that were excepted."""

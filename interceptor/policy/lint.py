@@ -22,6 +22,9 @@ from interceptor.workload import Workload
 if TYPE_CHECKING:
     from interceptor.labels import Labels
 
+_IDENTITIES: Final = frozenset(
+    (Attribute.PRINCIPAL, Attribute.NAMESPACE, Attribute.SERVICE_ACCOUNT, Attribute.DESTINATION_PRINCIPAL)
+)
 SOON: Final = timedelta(days=14)
 
 
@@ -34,6 +37,7 @@ class Inventory:
         self._values = {
             Attribute.PRINCIPAL: {workload.identity.principal for workload in workloads},
             Attribute.NAMESPACE: {workload.namespace for workload in workloads},
+            Attribute.DESTINATION_PRINCIPAL: {workload.identity.principal for workload in workloads},
             Attribute.SERVICE_ACCOUNT: {f"{w.namespace}/{w.service_account}" for w in workloads},
         }
         self._selected: dict[tuple[str, Labels], int] = {}
@@ -108,15 +112,17 @@ def _against(document: Document, inventory: Inventory) -> Iterator[str]:
 
 
 def _patterns(document: Document) -> Iterator[tuple[Attribute, Pattern]]:
-    """The patterns of identities in the rules of an AuthorizationPolicy."""
-    if not isinstance(document, AuthorizationPolicy):
-        return
-    for rule in document.rules:
-        for clause in rule.clauses:
-            for alternative in clause:
-                for match in alternative:
-                    if match.attribute <= Attribute.SERVICE_ACCOUNT:
-                        yield from ((match.attribute, p) for p in (*match.patterns, *match.not_patterns))
+    """The patterns of identities in the rules of an AuthorizationPolicy or an EgressPolicy."""
+    match document:
+        case AuthorizationPolicy():
+            rules = document.rules
+        case EgressPolicy():
+            rules = document.allow or ()
+        case _:
+            return
+    for match in (match for rule in rules for clause in rule.clauses for each in clause for match in each):
+        if match.attribute in _IDENTITIES:
+            yield from ((match.attribute, p) for p in (*match.patterns, *match.not_patterns))
 
 
 def _of_all(documents: Sequence[Document], root: str) -> Iterator[str]:

@@ -29,6 +29,7 @@ from interceptor.strict_yaml import (
 MAX_CHARACTERS: Final = 4 * 1024 * 1024  # of one document, or of a file that cannot be cut into them
 MAX_FILE_CHARACTERS: Final = 64 * 1024 * 1024
 MAX_DEPTH: Final = 16  # eleven are in use
+MAX_KEYS: Final = 1000  # of one mapping
 MAX_DOCUMENTS: Final = 20_000  # of a set
 DEFAULT_NAMESPACE: Final = "default"
 
@@ -107,6 +108,9 @@ def parse_file(name: str, text: str, mesh: MeshNames) -> tuple[Document, ...]:
 
 def parts_of(name: str, text: str) -> tuple[Part, ...]:
     """What can be parsed one after the other, each within bounds; raises PolicyError."""
+    marks = text.count("\n---")
+    if marks > MAX_DOCUMENTS:
+        raise PolicyError(f"{name}: has {marks} marks of documents, at most {MAX_DOCUMENTS} are allowed")
     parts = split_documents(text) if len(text) <= MAX_FILE_CHARACTERS else (Part(text, 1),)
     for part in parts:
         if len(part.text) > MAX_CHARACTERS:
@@ -118,7 +122,9 @@ def parts_of(name: str, text: str) -> tuple[Part, ...]:
 
 def parse_part(name: str, part: Part, mesh: MeshNames) -> tuple[Document, ...]:
     """The documents of a part of a file; raises PolicyError for the first thing that is wrong."""
-    nodes = strict_yaml.read_documents(part.text, max_depth=MAX_DEPTH, first_line=part.line)
+    nodes = strict_yaml.read_documents(
+        part.text, max_depth=MAX_DEPTH, first_line=part.line, max_keys=MAX_KEYS
+    )
     try:
         return tuple(
             _document(item, mesh)

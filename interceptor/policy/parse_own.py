@@ -15,6 +15,7 @@ from interceptor.workload import Direction
 
 MAX_TEXT: Final = 500
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_MOMENT = re.compile(_DATE.pattern + r"T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def parse_legacy_exception(head: Head, spec: Fields, _dry_run: bool, _mesh: MeshNames) -> LegacyException:
@@ -98,13 +99,16 @@ def _sentence(text: str) -> str:
 
 
 def _expiry(field: Field) -> datetime:
-    """The end of that day in UTC; YAML takes a date without quotes as a date, both are fine."""
+    """The end of that day in UTC, or that moment; YAML takes either as such without quotes, both are fine."""
     text = field.node.text if isinstance(field.node, ScalarNode) else ""
     try:
-        day = date.fromisoformat(text) if _DATE.fullmatch(text) else None
-        end = None if day is None else datetime.combine(day, time(), UTC) + timedelta(days=1)
+        if _MOMENT.fullmatch(text):
+            return datetime.fromisoformat(text)
+        if _DATE.fullmatch(text):
+            return datetime.combine(date.fromisoformat(text), time(), UTC) + timedelta(days=1)
     except (ValueError, OverflowError):
-        end = None
-    if end is None:
-        raise field.error("is not a date, expected the last day on which it holds, such as 2027-01-31")
-    return end
+        pass  # no such day
+    raise field.error(
+        "is not a date, expected the last day on which it holds, such as 2027-01-31, or a moment such as "
+        "2027-01-31T18:00:00Z"
+    )

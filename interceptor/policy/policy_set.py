@@ -1,7 +1,7 @@
 """The immutable policy in force, and the two questions that the proxy asks of it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -32,6 +32,7 @@ from interceptor.policy.egress import (
 from interceptor.policy.matching import Facts
 from interceptor.policy.modes import ModeDecision, Modes
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.scope import selects
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport, Verdict
 from interceptor.workload import Direction, Endpoint, Workload
 
@@ -71,13 +72,14 @@ class PolicySet:
     authorization: Authorization = field(init=False, compare=False, repr=False)
     exceptions: Exceptions = field(init=False, compare=False, repr=False)
     egress: Egress = field(init=False, compare=False, repr=False)
-    names: frozenset[PolicyName] = field(init=False, compare=False, repr=False)
+    by_name: Mapping[PolicyName, Document] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Index the documents, whose order means nothing; raises ValueError when a name is there twice."""
         documents = tuple(sorted(self.documents, key=_in_order))
-        names = Counter(document.head.name for document in documents)
-        if len(names) != len(documents):
+        by_name = {document.head.name: document for document in documents}
+        if len(by_name) != len(documents):
+            names = Counter(document.head.name for document in documents)
             raise ValueError(f"{names.most_common(1)[0][0]} is there twice")
         root = self.root_namespace
         for name, value in (
@@ -86,7 +88,7 @@ class PolicySet:
             ("authorization", Authorization.of(_of_type(documents, AuthorizationPolicy), root)),
             ("exceptions", Exceptions.of(_of_type(documents, LegacyException), root)),
             ("egress", Egress.of(_of_type(documents, EgressPolicy), root)),
-            ("names", frozenset(names)),
+            ("by_name", by_name),
         ):
             object.__setattr__(self, name, value)
 
@@ -124,8 +126,8 @@ class PolicySet:
     def _outbound_transport(self, attempt: OutboundAttempt, facts: Facts) -> Permit | Denial:
         """How it would travel; a denial when the only way is plaintext that this side has not agreed to."""
         source, target = attempt.source, attempt.destination_workload
-        exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
         if target is None:
+            exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
             if exception is not None:
                 return Permit(Transport.PLAINTEXT, exception=str(exception))
             return to_nobody_of_ours(attempt, self.egress.applicable(source), facts)
@@ -137,6 +139,7 @@ class PolicySet:
         )
         if agreed:
             return Permit(Transport.PLAINTEXT)
+        exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
         if exception is not None:
             return Permit(Transport.PLAINTEXT, exception=str(exception))
         return plaintext_egress_refused(why, mode)
@@ -187,9 +190,19 @@ class PolicySet:
         if required is None:
             return None
         name = PolicyName(workload.namespace, required, Kind.AUTHORIZATION_POLICY)
-        if name in self.names:
+        lacking = _lacking(self.by_name.get(name), workload)
+        if not lacking:
             return None
-        return Denial(Reason.POLICY_PENDING, f"{workload.key} requires {name}, which is not there", str(name))
+        return Denial(Reason.POLICY_PENDING, f"{workload.key} requires {name}, which {lacking}", str(name))
+
+
+def _lacking(required: Document | None, workload: Workload) -> str:
+    """Why a policy decides nothing for a workload that must not be without it; empty when it does."""
+    if not isinstance(required, AuthorizationPolicy):
+        return "is not there"
+    if required.dry_run:
+        return "is in dry run only"
+    return "" if selects(required, workload.labels) else "does not select it"
 
 
 def refuse_destination(attempt: OutboundAttempt) -> Denial | None:

@@ -2,8 +2,8 @@
 
 Each rule is filed under the patterns of one of its fields, the one whose values the fewest other rules share. A
 connection is looked up once for each kind and length of pattern that occurs (an exact principal, prefixes of twelve
-characters, networks of sixteen bits), and what is found there is then matched as a whole. A rule whose fields are all
-negative can only be tried; such rules are kept in a list of their own.
+characters, networks of sixteen bits), and what is found there is then matched as a whole. Rules whose fields are all
+negative are kept by what they exclude, and tried unless the connection has that.
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ from typing import Self
 
 from interceptor.labels import Labels
 from interceptor.policy.documents import AuthorizationPolicy, Rule
-from interceptor.policy.filing import Keys, Shape, file_rules
+from interceptor.policy.filing import Excluded, Key, Place, Shape, file_rules
 from interceptor.policy.matching import Facts, project
 from interceptor.policy.packed_rules import PackedRules
 from interceptor.policy.scope import selects
@@ -41,13 +41,13 @@ class RuleIndex:
     """The rules of policies of one action."""
 
     _shapes: tuple[tuple[Shape, dict[str | int, list[Entry]]], ...]
-    _others: tuple[Entry, ...]
+    _excluding: tuple[tuple[Key | None, list[Entry]], ...]  # None: those that can only be tried
 
     @classmethod
     def of(cls, policies: Iterable[tuple[int, AuthorizationPolicy]]) -> Self:
         """Index the policies, which come in their order, each with its number in the whole set."""
         entries: list[Entry] = []
-        filed: list[Keys | None] = []
+        filed: list[Place] = []
         unfiled: list[tuple[int, Rule]] = []
         for order, policy in policies:
             if isinstance(policy.rules, PackedRules):
@@ -64,16 +64,18 @@ class RuleIndex:
         return cls._filed(entries, filed)
 
     @classmethod
-    def _filed(cls, entries: list[Entry], filed: list[Keys | None]) -> Self:
+    def _filed(cls, entries: list[Entry], filed: list[Place]) -> Self:
         shapes: dict[Shape, dict[str | int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-        others = []
-        for entry, keys in zip(entries, filed, strict=True):
-            if keys is None:
-                others.append(entry)
+        excluding: dict[Key | None, list[Entry]] = defaultdict(list)
+        for entry, place in zip(entries, filed, strict=True):
+            if place is None or isinstance(place, Excluded):
+                excluding[place and place.key].append(entry)
             else:
-                for shape, value in keys:
+                for shape, value in place:
                     shapes[shape][value].append(entry)
-        return cls(tuple((shape, dict(by_value)) for shape, by_value in shapes.items()), tuple(others))
+        return cls(
+            tuple((shape, dict(by_value)) for shape, by_value in shapes.items()), tuple(excluding.items())
+        )
 
     def first_match(self, facts: Facts, labels: Labels) -> tuple[int, AuthorizationPolicy] | None:
         """The first policy, in the order of the set, that selects such a workload and matches the connection."""
@@ -94,5 +96,12 @@ class RuleIndex:
                 found = by_value.get(project(projection, length, value))
                 if found:
                     yield found
-        if self._others:
-            yield self._others
+        for key, entries in self._excluding:
+            if key is None or not _has(facts, key):
+                yield entries
+
+
+def _has(facts: Facts, key: Key) -> bool:
+    (attribute, projection, length), wanted = key
+    value = facts.values[attribute]
+    return value is not None and project(projection, length, value) == wanted

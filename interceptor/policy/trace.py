@@ -49,11 +49,15 @@ D = TypeVar("D", bound=Document)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was looked at; `passed` is False when the connection fails because of it."""
+    """One thing that was looked at; `passed` is False when the connection fails because of it.
+
+    `matters` is for what the verdict may come from: it is shown whatever else is left out.
+    """
 
     name: str
     text: str
     passed: bool = True
+    matters: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,8 @@ class _Walk:
     policies: PolicySet
     steps: list[Step] = field(default_factory=list)
 
-    def note(self, name: str, text: str, *, passed: bool = True) -> None:
-        self.steps.append(Step(name, text, passed))
+    def note(self, name: str, text: str, *, passed: bool = True, matters: bool = False) -> None:
+        self.steps.append(Step(name, text, passed, matters))
 
     def end(self, verdict: Verdict, name: str = "verdict") -> Trace:
         if isinstance(verdict, Denial):
@@ -108,7 +112,7 @@ class _Walk:
                 says = "leaves it unset" if said is None else f"says {said}"
                 self.note("mode", f"{document.head.name}, {width}, {says} for port {port}")
             decision = strictest(equals, port, decision)
-        self.note("mode", f"so it is {decision}")
+        self.note("mode", f"so it is {decision}", matters=True)
         return decision
 
     def exception(
@@ -123,7 +127,7 @@ class _Walk:
             if why_not is None and at >= document.expires.timestamp():
                 why_not = f"its last day was {document.last_day} (UTC)"
             outcome = f"does not cover it: {why_not}" if why_not else f"covers it, for {document.owner}"
-            self.note("exception", f"{document.head.name} {outcome}")
+            self.note("exception", f"{document.head.name} {outcome}", matters=why_not is None)
             if why_not is None and found is None:
                 found = document.head.name
         return found
@@ -138,8 +142,10 @@ class _Walk:
                 continue
             why_not = _why_no_rule(document.rules, facts)
             trial = ", in dry run," if document.dry_run else ""
-            what = "matches" if why_not is None else f"does not match: {why_not}"
-            self.note("policy", f"{name} ({document.action}){trial} {what}")
+            what = (
+                f"matches: {_why(document.rules, facts)}" if why_not is None else f"does not match: {why_not}"
+            )
+            self.note("policy", f"{name} ({document.action}){trial} {what}", matters=why_not is None)
             matched.append((document, why_not is None))
         in_force = _outcome((policy, match) for policy, match in matched if not policy.dry_run)
         return Outcome(in_force.permitted, in_force.by, would_change(in_force, _outcome(matched)))
@@ -194,9 +200,8 @@ def explain_outbound(policies: PolicySet, attempt: OutboundAttempt) -> Trace:
     found = None
     for policy in listing:
         why_not = _why_no_rule(policy.allow or (), facts)
-        walk.note(
-            "egress", f"{policy.head.name} {f'does not allow it: {why_not}' if why_not else 'allows it'}"
-        )
+        said = f"does not allow it: {why_not}" if why_not else f"allows it: {_why(policy.allow or (), facts)}"
+        walk.note("egress", f"{policy.head.name} {said}", matters=not why_not)
         if why_not is None and found is None:
             found = policy.head.name
     if listing and found is None:
@@ -249,6 +254,12 @@ def _why_no_rule(rules: Sequence[Rule], facts: Facts) -> str | None:
             return None
         reasons.append(f"rule {number}: {why_not}")
     return "; ".join(reasons) if reasons else "it has no rules"
+
+
+def _why(rules: Sequence[Rule], facts: Facts) -> str:
+    """Which of the rules is the first to match, and by what."""
+    number, rule = next((number, rule) for number, rule in enumerate(rules) if rule.matches(facts))
+    return f"rule {number}: {rule.why(facts)}"
 
 
 def _missing(selector: Labels, labels: Labels) -> str:

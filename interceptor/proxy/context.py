@@ -12,7 +12,7 @@ import trio
 from interceptor.errors import utc
 from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.policy.policy_set import AddressCheck
-from interceptor.policy.verdict import Denial, Reason
+from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.proxy.late_denial import revocation_denial
 from interceptor.proxy.route import as_it_is
 from interceptor.telemetry.connection_record import ConnectionRecord
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from interceptor.enrolment.registry import Registry
     from interceptor.errors import PeerRejected
     from interceptor.identity.spiffe_id import SpiffeId
+    from interceptor.policy.attempts import OutboundAttempt
     from interceptor.policy.policy_set import PolicySet
-    from interceptor.policy.verdict import Permit, Verdict
+    from interceptor.policy.verdict import Verdict
     from interceptor.proxy.connections import HandshakeLimit, LiveConnections
     from interceptor.proxy.route import Locate
     from interceptor.proxy.snapshot import Snapshot
@@ -195,6 +196,18 @@ class WorkloadContext:
         denial = revocation_denial(record, contexts.bundles)
         if denial is not None:
             raise Refusal(denial.reason, denial.detail)
+
+
+def permit_to_itself(attempt: OutboundAttempt) -> Permit | None:
+    """The permit of a workload that connects to itself; None when it does not.
+
+    Such a connection is captured only if it was begun before the workload's own addresses were known (see
+    `kernel/hold`). It goes over the namespace's loopback, as it would have by itself, and no policy is about it.
+    """
+    target = attempt.destination_workload
+    if target is None or target.key != attempt.source.key:
+        return None
+    return Permit(Transport.PLAINTEXT, note="a workload with itself, over its own loopback")
 
 
 def require_permit(verdict: Verdict, record: ConnectionRecord) -> Permit:

@@ -12,7 +12,7 @@ from interceptor.policy.policy_set import OutboundAttempt
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProtocolError
 from interceptor.proxy import dial
-from interceptor.proxy.context import Refusal, refusal_of, require_permit
+from interceptor.proxy.context import Refusal, permit_to_itself, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
 from interceptor.proxy.route import Way
 from interceptor.transport.sockets import tune
@@ -92,7 +92,7 @@ async def _decide(destination: Endpoint, context: WorkloadContext, record: Conne
         attempt = OutboundAttempt(
             context.workload, destination, workload, context.timestamp(), record.is_outside
         )
-        return context.policy.value.decide_outbound(attempt)
+        return permit_to_itself(attempt) or context.policy.value.decide_outbound(attempt)
 
     verdict = ask(context.registry.value.by_address(destination.address))
     if isinstance(verdict, Denial) and verdict.reason is Reason.UNKNOWN_DESTINATION:

@@ -12,6 +12,7 @@ import trio
 
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.verdict import Denial, Reason, Transport
+from interceptor.proxy.context import permit_to_itself
 from interceptor.workload import Direction
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def verdict_now(record: ConnectionRecord, context: WorkloadContext, policies: Po
     """What policies say of a connection that the record tells of; None when it does not tell enough."""
     attempt = attempt_again(record, context)
     if isinstance(attempt, OutboundAttempt):
-        return policies.decide_outbound(attempt)
+        return permit_to_itself(attempt) or policies.decide_outbound(attempt)
     return None if attempt is None else policies.decide_inbound(attempt)
 
 

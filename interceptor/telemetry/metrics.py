@@ -4,6 +4,7 @@ The traffic metrics have ztunnel's names and labels; what ztunnel does not count
 thread-safe: it belongs to the thread that runs the proxy, and `expose` is called there too.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -153,6 +154,24 @@ class Metrics:
         """How many policy documents are in force, and whether the files say something that cannot be used."""
         self._policy_documents.set(documents)
         self._policies_refused.set(int(refused))
+
+    def follow_cluster(
+        self, states: Iterable[str], pods: Callable[[str], float], problems: Callable[[], float]
+    ) -> None:
+        """Show a node's pods by their state, of a closed set, and what is wrong in the cluster; asked when scraped."""
+        gauge = prometheus_client.Gauge(
+            "interceptor_pods",
+            "Pods of this node by how they stand to the mesh",
+            ["state"],
+            registry=self._registry,
+        )
+        for state in states:
+            gauge.labels(state).set_function(partial(pods, state))
+        prometheus_client.Gauge(
+            "interceptor_kubernetes_problems",
+            "What of the Kubernetes API cannot be followed or read, and pods that are not as they shall be",
+            registry=self._registry,
+        ).set_function(problems)
 
     def renewal(self, result: RenewalResult) -> None:
         """An attempt to renew a certificate has ended."""

@@ -11,10 +11,11 @@ import pytest
 import trio
 
 from interceptor.agent import return_tokens
-from interceptor.agent.joined_authority import TRUST_FILE, JoinedAuthority
-from interceptor.agent.kept_identity import KeptIdentity
+from interceptor.agent.joined_authority import TRUST_COPY, TRUST_FILE, JoinedAuthority
+from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
 from interceptor.agent.return_tokens import RETURN_FILE
 from interceptor.authority_client import AuthorityClient
+from interceptor.authority_service import DeskLimits
 from interceptor.config import Config, PathsConfig
 from interceptor.credentials import Credentials
 from interceptor.errors import AuthorityError
@@ -115,12 +116,52 @@ async def test_node_whose_trust_document_is_gone_joins_again(
 ) -> None:
     with trio.fail_after(DEADLINE_SECONDS):
         await access(service.token(NAME)).open()
-        path = tmp_path / "state" / TRUST_FILE
-        path.unlink() if content is None else path.write_bytes(content)
-        with pytest.raises(AuthorityError, match="has not joined"):
+        for path in (tmp_path / "state" / TRUST_FILE, tmp_path / "state" / TRUST_COPY):
+            path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(
+            AuthorityError, match=r"/trust\.json and .* hold nothing that can be believed: make"
+        ):
             await access().open()
         await access(service.token(NAME)).open()
         await access().open()
+
+
+@pytest.mark.parametrize("name", [TRUST_FILE, TRUST_COPY])
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+async def test_node_one_of_whose_trust_documents_is_not_whole_goes_on_with_the_other(
+    service: Service,
+    access: Callable[..., JoinedAuthority],
+    name: str,
+    content: bytes | None,
+    tmp_path: Path,
+) -> None:
+    with trio.fail_after(DEADLINE_SECONDS):
+        document = await access(service.token(NAME)).open()
+        path = tmp_path / "state" / name
+        path.unlink() if content is None else path.write_bytes(content)
+        assert await access().open() == document
+        assert path.read_bytes() == document.to_json()
+
+
+async def test_node_whose_half_of_the_keys_key_is_gone_comes_back(
+    service: Service, access: Callable[..., JoinedAuthority], tmp_path: Path
+) -> None:
+    with trio.fail_after(DEADLINE_SECONDS):
+        await access(service.token(NAME)).open()
+        (tmp_path / "state" / SECRET_FILE).write_bytes(b"half")
+        await access().open()
+
+
+async def test_nodes_that_join_all_at_once_wait_for_their_turn(
+    tmp_path: Path, nursery: trio.Nursery, access: Callable[..., JoinedAuthority], service: Service
+) -> None:
+    await service.stop()
+    service.options["desk_limits"] = DeskLimits(joins_at_once=1, joins_per_second=4)
+    await service.start(nursery)
+    with trio.fail_after(DEADLINE_SECONDS):
+        for _ in range(3):
+            await access(service.token(NAME)).open()
+    assert {line["code"] for line in service.audit("refused")} == {"rate_limited"}
 
 
 async def test_node_whose_own_certificate_has_expired_is_told_so(

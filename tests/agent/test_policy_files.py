@@ -92,6 +92,36 @@ def test_document_that_only_moved_is_not_parsed_again_and_has_its_new_place(
     assert moved == {"b": f"{tmp_path}/b.yaml:3", "a": f"{tmp_path}/b.yaml:9"}
 
 
+def test_bad_file_that_did_not_change_is_not_parsed_again(
+    files: PolicyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("kind: Nonsense\n")
+    problems = []
+    for _ in range(2):
+        with pytest.raises(PolicyError) as caught:
+            files.load()
+        problems.append(caught.value.problems)
+        monkeypatch.setattr(parsing, "parse_part", lambda *_: pytest.fail("it was parsed again"))
+    assert problems[0] == problems[1]
+    monkeypatch.undo()
+    (tmp_path / "b.yaml").write_text("# one more line\nkind: Nonsense\n")
+    (tmp_path / "a.yaml").rename(tmp_path / "c.yaml")
+    with pytest.raises(PolicyError) as caught:
+        files.load()
+    assert [problem.split(":")[:2] for problem in caught.value.problems] == [
+        [f"{tmp_path}/b.yaml", "2"],
+        [f"{tmp_path}/c.yaml", "1"],
+    ]
+
+
+def test_what_is_not_read_is_known_by_its_name(files: PolicyFiles, tmp_path: Path) -> None:
+    for name in ("DENY.YAML", "deny.yaml.txt", "deny.json", ".hidden", "a.yml"):
+        (tmp_path / name).touch()
+    (tmp_path / "shop").mkdir()
+    files.load()
+    assert files.not_read == ("DENY.YAML", "deny.json", "deny.yaml.txt", "shop")
+
+
 def test_directory_that_is_called_like_a_file_costs_no_descriptor(files: PolicyFiles, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").mkdir()
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -134,8 +164,10 @@ def test_name_twice_in_two_files_is_refused(files: PolicyFiles, tmp_path: Path) 
         (lambda path: os.mkfifo(path), "is not a file"),
         (lambda path: (path.touch(), path.chmod(0o666)), "everybody may change it"),
         (lambda path: path.parent.chmod(0o777), "everybody may change it"),
+        (lambda path: (path.touch(), os.chown(path, -1, 54321), path.chmod(0o664)), "group 54321 may change it"),
+        (lambda path: (os.chown(path.parent, -1, 54321), path.parent.chmod(0o775)), "group 54321 may change it"),
         (lambda path: (path.touch(), os.chown(path, 12345, -1)), "belongs to uid 12345, who may change it"),
-        (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
+        (lambda path: path.symlink_to(path), "a.yaml: cannot be read: Too many levels of symbolic links"),
         (lambda path: path.symlink_to("nowhere"), "a.yaml: is a link to a file that is not there"),
         (lambda path: os.chown(path.parent, 12345, -1), "belongs to uid 12345, who may change it"),
     ],

@@ -193,6 +193,53 @@ def test_directory_that_vanished_between_two_starts_denies_everything(
     assert world.verdict() == "policy_pending"
 
 
+def test_change_while_no_agent_runs_is_noted_by_the_next_one(world: World) -> None:
+    world.write("a.yaml", DENY + authorization("same", rules="[{}]"))
+    world.keeper.start()
+    assert world.events() == []  # nothing was in force before
+    world.restart()
+    world.keeper.start()
+    assert world.events() == []
+    world.write("a.yaml", authorization("same", rules="[{}]"))
+    world.write("b.yaml", exception("everybody", "INBOUND", cidrs="[0.0.0.0/0]"))
+    world.restart()
+    world.keeper.start()
+    (event,) = world.events()
+    assert (event["event"], event["by"]) == ("policy_changed", "files of uid 0, while no agent ran")
+    assert (event["added"], event["removed"], event["changed"]) == (
+        ["LegacyException shop/everybody"],
+        ["AuthorizationPolicy shop/deny"],
+        [],
+    )
+    assert "+  cidrs: [0.0.0.0/0]" in event["diff"]
+
+
+def test_diff_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_keeper, "MAX_DIFF_LINES", 10)
+    after = {f"d{number}": authorization(f"d{number}") for number in range(5)}
+    changes = {"added": list(after), "removed": [], "changed": []}
+    *lines, last = policy_keeper.diff_between({}, after, changes)
+    assert len(lines) == 10
+    assert last == "and 8 more lines of this document, and 3 more documents"
+    assert policy_keeper.diff_between(after, after, {"changed": ["d1"]}) == []
+
+
+async def test_what_cannot_be_looked_at_is_used_as_soon_as_it_is_repaired(
+    world: World, nursery: trio.Nursery
+) -> None:
+    world.write("a.yaml", DENY)
+    world.keeper.start()
+    nursery.start_soon(world.keeper.run)
+    (world.directory / "b.yaml").symlink_to("b.yaml")
+    await until(lambda: "b.yaml: cannot be read: Too many levels" in world.keeper.error)
+    (world.directory / "b.yaml").unlink()
+    await until(lambda: not world.keeper.error)
+    assert world.keeper.not_read == ()
+    (world.directory / "c.json").touch()
+    await until(lambda: len(world.keeper.not_read) == 1)
+    assert world.keeper.not_read[0].endswith("c.json is not read, its name does not end with .yaml or .yml")
+
+
 async def test_applied_files_are_written_and_in_force(world: World) -> None:
     world.keeper.start()
     assert await world.keeper.apply({"a.yaml": DENY}, "uid 7") == 0

@@ -38,7 +38,7 @@ def test_intermediate_is_due_at_half_and_late_at_three_quarters_of_its_life(days
         assert (
             "put root.key back into its directory, run 'interceptor ca rotate intermediate'" in outlook.remedy
         )
-        assert "by itself" in intermediate_outlook(HERE, NOW + days * DAY).remedy
+        assert "the service renews it by itself" in intermediate_outlook(HERE, NOW + days * DAY).remedy
 
 
 @pytest.mark.parametrize(

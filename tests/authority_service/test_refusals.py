@@ -438,7 +438,7 @@ async def test_node_whose_clock_is_a_year_off_is_told_by_its_own_client(
     ):
         await sign(client)
     with pytest.raises(
-        AuthorityUnavailable, match=rf"^clock_skew: .* s {side} the authority's, set it by NTP$"
+        AuthorityUnavailable, match=rf"^clock_skew: .* s {side} the authority's, set it by NTP(; or .*)?$"
     ):
         await service.client("node-b", clock).join(service.token("node-b"))
 

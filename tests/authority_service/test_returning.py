@@ -168,6 +168,15 @@ async def test_node_without_a_token_for_later_is_let_in_all_the_same(
     await node.back(following)
 
 
+async def test_node_that_offers_nothing_is_told_that_it_cannot_return(service: Service) -> None:
+    client = service.client(A)
+    with trio.fail_after(DEADLINE_SECONDS):
+        await client.join(service.token(A))
+        assert client.return_until is None
+        await client.renew_node()
+    assert client.return_until is None
+
+
 async def test_revoked_and_removed_nodes_do_not_come_back(service: Service, node: Returning) -> None:
     await node.join()
     service.store.revoke(RevocationKind.NODE, NODE, "stolen", service.clock())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ from interceptor.authority_service import view
 from interceptor.authority_service.watched import serve_metrics, state_of
 from interceptor.errors import AuthorityError, StateError
 from interceptor.workload import Endpoint
-from tests.authority_service.running import DEADLINE_SECONDS, Service, free_port
+from tests.authority_service.running import DEADLINE_SECONDS, Service, free_port, raw
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -127,9 +129,15 @@ async def test_audit_that_cannot_be_written_shows_until_it_can(service: Service)
         await service.joined("node-a")
     assert (await scraped(service))["audit_writable", ""] == 0
     assert await get(service, "/ready") == (503, "the audit cannot be written, nothing is issued\n")
+    async with raw(service, None) as client:
+        status, answer = await client.ask("GET", "/healthz")
+    assert (status, answer["code"]) == (503, "authority_unavailable")
     service.audit_path.rmdir()
-    await service.joined("node-b")
+    assert await get(service, "/ready") == (200, "ready\n")
+    async with raw(service, None) as client:
+        assert await client.ask("GET", "/healthz") == (200, {"status": "ok"})
     assert (await scraped(service))["audit_writable", ""] == 1
+    assert [line["event"] for line in service.audit()] == ["written_again"]
 
 
 async def test_database_that_cannot_be_read_shows_for_how_long(
@@ -156,3 +164,47 @@ async def test_address_for_metrics_that_is_taken_is_told(service: Service) -> No
         AuthorityError, match=r"cannot listen on .* for metrics .*: give --metrics a free port"
     ):
         await serve_metrics(taken, service.endpoint)
+
+
+async def test_store_that_takes_long_to_read_leaves_half_of_the_time_to_those_who_ask(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, pauses = view.Views(service.store, service.clock), []
+    version, sleep = service.store.version, trio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    def slow() -> int:
+        time.sleep(3 * view.LOOK_SECONDS)
+        return version()
+
+    monkeypatch.setattr(service.store, "version", slow)
+    monkeypatch.setattr(view, "trio", SimpleNamespace(**{**vars(trio), "sleep": noted}))
+    with trio.move_on_after(DEADLINE_SECONDS) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(views.run)
+            while len(pauses) < 2:
+                await sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert not scope.cancelled_caught
+    assert pauses[0] == view.LOOK_SECONDS
+    assert pauses[1] >= 3 * view.LOOK_SECONDS
+
+
+async def test_intermediate_that_is_to_be_renewed_by_hand_is_told_in_the_log(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    issuer = service.issuer
+    views = view.Views(service.store, service.clock)
+    views.last = replace(views.last, issuer=replace(issuer, root_key=None))
+    caplog.clear()
+    for days in (10, 200, 201, 300, 301):
+        service.clock.off = timedelta(days=days)
+        views._tell()
+    assert [record.getMessage().partition(":")[0].partition(",")[0] for record in caplog.records] == [
+        "the intermediate certificate is due",
+        "the intermediate certificate is late",
+    ]
+    assert "put root.key back" in caplog.text

@@ -200,3 +200,11 @@ def test_process_killed_while_it_writes_loses_nothing_that_it_was_told_is_done(p
         kept = {int(entry.value, 16) for entry in store.revocations()}
         assert set(range(1, done + 1)) <= kept <= set(range(1, done + 2))
         store.revoke(RevocationKind.SERIAL, "fffff", "", NOW)
+
+
+def test_commit_outlives_a_power_failure_with_every_sync_that_there_is(path):
+    opened = Database.open(path)
+    with opened.reading() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    opened.close()

@@ -82,6 +82,7 @@ def test_answer_that_was_lost_leads_to_the_next_token_for_whoever_offered_it(sto
     assert refusal(store, FIRST, THIRD) is Code.RETURN_TOKEN_USED  # a thief knows nothing of the second
     back(store, SECOND, THIRD)
     assert refusal(store, FIRST, SECOND) is Code.RETURN_TOKEN_USED  # that one is over too
+    assert refusal(store, FIRST, THIRD) is Code.RETURN_TOKEN_USED  # and this one did not take its place
 
 
 def test_token_of_another_node_and_of_none_is_refused(store):
@@ -98,6 +99,7 @@ def test_node_that_offers_what_is_over_is_left_without_one(store):
 
 def test_removed_node_does_not_come_back(store):
     store.remove_node(A)
+    assert store.return_token(FIRST.hash()) is None
     assert refusal(store, FIRST) is Code.RETURN_TOKEN_UNKNOWN
     assert not store.offer_return(A, SECOND.hash(), NOW)
 
@@ -114,6 +116,7 @@ def test_revoked_node_does_not_come_back_nor_once_that_is_taken_back(store):
 
 def test_node_that_proves_itself_otherwise_has_no_return_token(store):
     store.let_in(A, ANYTHING, NOW)
+    assert store.return_token(FIRST.hash()) is None
     assert refusal(store, FIRST) is Code.RETURN_TOKEN_UNKNOWN
     assert not store.offer_return(A, SECOND.hash(), NOW)
     token = store.create_token(A, timedelta(minutes=1), ANYTHING, NOW)

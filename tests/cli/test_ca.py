@@ -141,7 +141,6 @@ def test_status_shows_certificates_rotation_and_counts(authority: Authority) -> 
         "root",
         "root_key",
         "intermediate",
-        "intermediate_error",
         "rotation",
         "waiting_for",
         "nodes",
@@ -517,9 +516,28 @@ def test_status_says_how_to_renew_an_intermediate_whose_root_key_is_elsewhere(
     assert (f"{state}: {by_hand}" in table.stdout) is (state != "valid")
 
 
-def test_status_renews_an_intermediate_whose_root_key_is_there(tmp_path: Path) -> None:
+def test_status_of_an_intermediate_whose_root_key_is_there_changes_nothing(tmp_path: Path) -> None:
     authority = aged(tmp_path, 300, root_key=True)
+    before = [path.read_bytes() for path in sorted(authority.directory.rglob("*.crt"))]
+    assert "late: the service renews it by itself" in authority.run("status").stdout
+    assert [path.read_bytes() for path in sorted(authority.directory.rglob("*.crt"))] == before
+    authority.ok("rotate", "intermediate")
     assert authority.data("status")["intermediate"]["state"] == "valid"
+
+
+def test_status_of_an_intermediate_that_has_ended_says_how_to_go_on(tmp_path: Path) -> None:
+    result = aged(tmp_path, 400).run("status")
+    assert result.status == 1
+    assert "expired: put root.key back into its directory" in result.stdout
+
+
+def test_tokens_that_an_activation_makes_worthless_are_named(authority: Authority) -> None:
+    for node in ("b", "a"):
+        authority.ok("token", "create", "--node", node, *ALLOW)
+    for step in ("prepare", "distribute"):
+        assert authority.run("rotate", step).check().stderr == ""
+    said = authority.run("rotate", "activate").check().stderr
+    assert said.endswith("let nobody in any more, make others for: a, b\n")
 
 
 def test_status_of_a_root_that_was_not_replaced_in_time_fails(tmp_path: Path) -> None:

@@ -54,6 +54,21 @@ def test_kernel_before_5_17_is_too_old(release: str, machine: str, level: Level)
 
 
 @pytest.mark.parametrize(
+    ("release", "missing"),
+    [
+        ("5.8.0", ("sk_lookup programs", "SO_NETNS_COOKIE", "bpf_get_netns_cookie", "ingress_ifindex")),
+        ("5.10.0-32-amd64", ("SO_NETNS_COOKIE", "bpf_get_netns_cookie", "ingress_ifindex")),
+        ("5.14.0", ("bpf_get_netns_cookie", "ingress_ifindex")),
+        ("5.15.0-25-generic", ("ingress_ifindex",)),
+    ],
+)
+def test_older_kernel_is_told_what_exactly_it_lacks(release: str, missing: tuple[str, ...]) -> None:
+    parts = judge_kernel(release, "x86_64").message.partition("it does not have: ")[2].split("; ")
+    assert len(parts) == len(missing)
+    assert all(part.startswith(start) for part, start in zip(parts, missing, strict=True))
+
+
+@pytest.mark.parametrize(
     ("hard", "level"),
     [(1024, Level.WARNING), (65_535, Level.WARNING), (65_536, Level.OK), (resource.RLIM_INFINITY, Level.OK)],
 )

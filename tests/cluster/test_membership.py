@@ -75,6 +75,7 @@ def test_pod_of_a_labelled_namespace_may_be_an_exception(
     found = decided(MESH, **changes)
     assert (found.standing, found.why) == (standing, why)
     assert found.is_possible == (standing is not Standing.OUTSIDE)
+    assert found.is_free == (not found.is_possible and why not in (Why.FINISHED, Why.HOST_NETWORK))
 
 
 def test_every_reason_is_explained_in_one_sentence() -> None:

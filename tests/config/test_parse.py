@@ -64,6 +64,7 @@ kubernetes:
   tokenFile: /srv/api-token
   caFile: /srv/ca.crt
   podsCgroup: /sys/fs/cgroup/kubepods.slice
+  kubeletCgroup: /sys/fs/cgroup/system.slice/kubelet.service
 """
 FULL = Config(
     node="node-7",
@@ -95,6 +96,7 @@ FULL = Config(
         Path("/srv/api-token"),
         Path("/srv/ca.crt"),
         Path("/sys/fs/cgroup/kubepods.slice"),
+        Path("/sys/fs/cgroup/system.slice/kubelet.service"),
     ),
 )
 IN_CLUSTER = {

@@ -25,7 +25,7 @@ from tests.harness import slot as slots
 from tests.harness.authority import Authority
 from tests.harness.fabric import Fabric, FabricNode
 from tests.harness.namespace import Namespace
-from tests.harness.process import Program, wait_until
+from tests.harness.process import Program, Result, run, wait_until
 from tests.kubernetes.api_server import ApiServer
 from tests.kubernetes.certificates import write_certificates
 
@@ -104,6 +104,9 @@ class ClusterNode(FabricNode):
         super().__init__(slot, fabric, number, **options)
         self._next = iter(range(10, 200))
         self._made: list[Pod] = []
+        (slot.cgroup / ("kubepods" if self.driver == "cgroupfs" else "kubepods.slice")).mkdir()
+        self.kubelet_cgroup = slot.cgroup / "kubelet.service"
+        self.kubelet_cgroup.mkdir()
         with self.netns.entered():
             netlink.ensure_bridge("cni0", slot.bridge_ipv4, slot.bridge_ipv6)
 
@@ -136,6 +139,7 @@ class ClusterNode(FabricNode):
                     "caFile": str(api.ca_file),
                     "joinTokenFile": str(self.directory / "token"),
                     "rootFile": str(self.directory / "root.sha256"),
+                    "kubeletCgroup": str(self.kubelet_cgroup),
                 },
             }
         )
@@ -145,7 +149,15 @@ class ClusterNode(FabricNode):
         """What a kubelet makes of a pod `namespace/name`: a namespace, a cgroup, and a process that holds both."""
         uid = uid or str(uuid.uuid4())
         number = next(self._next) if host is None else host
-        made = Pod(self, path, uid, number, spec)
+        made = Pod(self, path, uid, number, spec, self.pod_cgroup(uid))
+        self._made.append(made)
+        return made
+
+    def start_stranger(self, name: str) -> Pod:
+        """The same outside of all that Kubernetes knows of: not below the pods' cgroup."""
+        uid = str(uuid.uuid4())
+        cgroup = self.slot.cgroup / "system.slice" / uid
+        made = Pod(self, f"nowhere/{name}", uid, next(self._next), {}, cgroup)
         self._made.append(made)
         return made
 
@@ -156,6 +168,11 @@ class ClusterNode(FabricNode):
         name = f"kubepods-burstable-pod{uid.replace('-', '_')}.slice"
         parents = self.slot.cgroup / "kubepods.slice" / "kubepods-burstable.slice"
         return parents / name / f"cri-containerd-{'cd' * 32}.scope"
+
+    def as_kubelet(self, *command: str | Path) -> Result:
+        """Run a program as the kubelet does: in its cgroup, and in the node's network namespace."""
+        inside = ["sh", "-c", _JOIN, "sh", str(self.kubelet_cgroup)]
+        return run([*inside, "nsenter", f"--net={self.netns_path}", "--", *map(str, command)])
 
     def pods(self) -> dict[str, dict[str, Any]]:
         """The pods as the agent's status shows them, by namespace and name."""
@@ -172,13 +189,21 @@ class ClusterNode(FabricNode):
         super().close_namespaces()
 
 
+class SystemdNode(ClusterNode):
+    """One whose kubelet lets systemd make its cgroups."""
+
+    driver = "systemd"
+
+
 class Pod(Namespace):
     """A pod that runs: programs in it are in its network namespace and its cgroup."""
 
-    def __init__(self, node: ClusterNode, path: str, uid: str, number: int, spec: dict[str, Any]) -> None:
+    def __init__(
+        self, node: ClusterNode, path: str, uid: str, number: int, spec: dict[str, Any], cgroup: Path
+    ) -> None:
         self.node, self.path, self.uid, self.spec = node, path, uid, spec
         slot = node.slot
-        self.cgroup = node.pod_cgroup(uid)
+        self.cgroup = cgroup
         self.cgroup.mkdir(parents=True)
         ipv4, ipv6 = slot.mesh_ipv4[number], slot.mesh_ipv6[number]
         netns_path = slot.directory / "netns" / f"pod-{uid}"
@@ -205,7 +230,10 @@ class Pod(Namespace):
         """The pod as the API shows it."""
         options = {"account": "default", "uid": self.uid, "node": self.node.name, **self.spec, **changes}
         addresses = options.pop("addresses", (self.ipv4, self.ipv6))
-        return api_objects.pod(self.path, *addresses, **options)
+        probed = options.pop("probed", ())
+        shown = api_objects.pod(self.path, *addresses, **options)
+        probes = [{"readinessProbe": {"tcpSocket": {"port": port}}} for port in probed]
+        return {**shown, "spec": {**shown["spec"], "containers": probes}}
 
     def kill(self) -> None:
         """End everything in it, as a kubelet does; its namespace stays as long as anybody holds it."""
@@ -224,7 +252,9 @@ class Pod(Namespace):
             path.rmdir()
 
     def _strangers(self) -> tuple[int, ...]:
-        return tuple(pid for pid in self.netns.processes() if pid != self._pause.pid)
+        # By the cgroup: an agent is in the network namespace for a moment now and then.
+        pids = map(int, (self.cgroup / "cgroup.procs").read_text().split())
+        return tuple(pid for pid in pids if pid != self._pause.pid)
 
 
 class Cluster:
@@ -287,8 +317,8 @@ def cluster_of(count: int, **options: Any) -> Iterator[Cluster]:
         cidrs = [str(cidr) for slot in taken for cidr in (slot.mesh_ipv4, slot.mesh_ipv6)]
         nodes = []
         for number, slot in enumerate(others, start=1):
-            node = ClusterNode(slot, fabric, number, mesh={"cidrs": cidrs}, **options)
-            node.driver = ("systemd", "cgroupfs")[number % 2]
+            sort = (SystemdNode, ClusterNode)[number % 2]
+            node = sort(slot, fabric, number, mesh={"cidrs": cidrs}, **options)
             stack.callback(node.close)
             fabric.join(node)
             nodes.append(node)

@@ -142,7 +142,13 @@ def _remove_cgroup(cgroup: Path) -> None:
     for inner in [path for path in cgroup.iterdir() if path.is_dir()]:
         _remove_cgroup(inner)
     wait_until(is_empty, f"{cgroup} is empty")
-    cgroup.rmdir()
+
+    def is_gone() -> bool:
+        with contextlib.suppress(OSError):  # busy for a moment after its last process has ended
+            cgroup.rmdir()
+        return not cgroup.exists()
+
+    wait_until(is_gone, f"{cgroup} can be removed")
 
 
 def _unmount_below(directory: Path) -> None:

@@ -14,7 +14,7 @@ from interceptor.errors import AgentError
 from tests.cluster import api_objects
 from tests.cluster.api_objects import policy
 from tests.harness.cluster import Cluster, cluster_of
-from tests.harness.process import Program, wait_until
+from tests.harness.process import Program, run, wait_until
 from tests.harness.wire import Wire
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ CLIENT = """
 import socket, sys
 address, port, marker = sys.argv[1:]
 try:
-    with socket.create_connection((address, int(port)), 10) as sock:
+    with socket.create_connection((address, int(port)), 30) as sock:
         sock.sendall(marker.encode())
         received = b""
         while len(received) < len(marker) and (data := sock.recv(100)):
@@ -62,8 +62,12 @@ def talk(client: Pod, server: Pod) -> Program:
 
 
 def ask(client: Pod, address: str, port: int = PORT) -> str:
-    """What CLIENT says after a question over a connection of its own."""
-    return client.run(PYTHON, "-c", CLIENT, address, str(port), MARKER).check().stdout.strip()
+    """What CLIENT says after a question over a connection of its own; if it failed, with what both agents recorded."""
+    said = client.run(PYTHON, "-c", CLIENT, address, str(port), MARKER).check().stdout.strip()
+    if said == "answered":
+        return said
+    recent = client.node.ask("connections", limit=2) if is_served(client) else []
+    return f"{said}: {[(each['reason'], each['detail'], each['destination_address']) for each in recent]}"
 
 
 @pytest.fixture
@@ -85,8 +89,12 @@ def pods(cluster: Cluster) -> Iterator[Callable[..., Pod]]:
     for pod in made:
         forget(cluster, pod)
         pod.close()
-    for pod in made:
-        wait_until(lambda pod=pod: pod.path not in pod.node.enrolled(), f"{pod.path} is withdrawn")
+
+
+def is_connecting(pod: Pod) -> bool:
+    """Whether a connection of it has sent its SYN, and has no answer (proc_net_tcp.txt, state 2)."""
+    lines = pod.run("cat", "/proc/net/tcp").check().stdout.splitlines()[1:]
+    return any(line.split()[3] == "02" for line in lines)
 
 
 def is_served(pod: Pod) -> bool:
@@ -128,6 +136,63 @@ def test_pods_of_a_labelled_namespace_talk_by_mutual_tls_between_nodes(
     assert record["source_identity"] == "spiffe://cluster.local/ns/shop/sa/client"
     assert record["destination_identity"] == "spiffe://cluster.local/ns/shop/sa/server"
     assert far.enrolled()["shop/server"]["labels"] == {"app": "server"}
+
+
+def test_connection_that_begins_before_anything_is_known_of_its_pod_is_served_and_never_in_plaintext(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    server = pods(far, "server")
+    serve(server)
+    with encrypted(cluster):
+        for number in range(5):
+            name = f"early-{number}"
+            pod = near.start_pod(f"shop/{name}", account=name)
+            asking = pod.spawn(PYTHON, "-c", CLIENT, server.ipv4, str(PORT), MARKER)
+            wait_until(lambda pod=pod: is_connecting(pod), "its first connection is on its way")
+            cluster.api.put(Kind.POD, pod.json())
+            assert asking.wait() == 0
+            assert asking.stdout.strip() == "answered"
+            forget(cluster, pod)
+            pod.close()
+
+
+def test_pod_that_begins_while_the_agent_is_dead_waits_for_the_next_one(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    client, server = pods(near, "client"), pods(far, "server")
+    serve(server)
+    near.kill()
+    with encrypted(cluster):
+        pod = near.start_pod("shop/orphan", account="orphan")
+        asking = pod.spawn(PYTHON, "-c", CLIENT, server.ipv4, str(PORT), MARKER)
+        wait_until(lambda: is_connecting(pod), "its first connection is on its way")
+        cluster.api.put(Kind.POD, pod.json())
+        near.up().check()
+        assert asking.wait() == 0
+        assert asking.stdout.strip() == "answered"
+        assert ask(client, server.ipv4) == "answered"
+    forget(cluster, pod)
+    pod.close()
+
+
+def test_connection_of_a_pod_that_turns_out_to_be_outside_is_carried_on_as_it_is(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    cluster.api.namespace("plain", {})
+    server = pods(far, "server", namespace="plain", wait=False)
+    serve(server)
+    pod = near.start_pod("plain/early")
+    with in_plaintext(cluster):
+        asking = pod.spawn(PYTHON, "-c", CLIENT, server.ipv4, str(PORT), MARKER)
+        wait_until(lambda: is_connecting(pod), "its first connection is on its way")
+        cluster.api.put(Kind.POD, pod.json())
+        assert asking.wait() == 0
+        assert asking.stdout.strip() == "answered"
+        assert ask(pod, server.ipv4) == "answered"
+    forget(cluster, pod)
 
 
 def test_running_pods_are_enrolled_and_withdrawn_by_the_label_of_their_namespace(
@@ -191,6 +256,7 @@ def test_name_reused_by_a_pod_with_another_uid_is_another_workload(
     assert (found["pod_uid"], found["addresses"][0]) == (new.uid, new.ipv4)
     assert near.ask("certificates")[0]["serial_number"] != serial
     del old
+    new.close()
 
 
 def test_changed_labels_change_what_policy_decides_of_open_connections_too(
@@ -221,14 +287,19 @@ def test_changed_labels_change_what_policy_decides_of_open_connections_too(
 
 def test_broken_policy_keeps_its_last_good_state_with_a_problem(cluster: Cluster) -> None:
     node = cluster.nodes[0]
+
+    def documents() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = node.ask("policies")["documents"]
+        return found
+
     deny = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["1"]}}]}]}
     cluster.api.put(Kind.AUTHORIZATION_POLICY, policy("shop/p", deny))
     try:
-        wait_until(lambda: node.status()["policies"] == 1, "the policy is in force")
-        before = node.ask("policies")["documents"]
+        wait_until(lambda: [each["name"] for each in documents()] == ["p"], "the policy is in force")
+        before = documents()
         cluster.api.put(Kind.AUTHORIZATION_POLICY, policy("shop/p", {"action": "PERHAPS"}))
         wait_until(lambda: any("shop/p" in line for line in node.status()["problems"]), "the problem is told")
-        assert node.ask("policies")["documents"] == before
+        assert documents() == before
         cluster.api.put(Kind.AUTHORIZATION_POLICY, policy("shop/p", deny))
         wait_until(lambda: not node.status()["problems"], "the problem is gone")
     finally:
@@ -266,6 +337,11 @@ def test_pods_that_cannot_be_in_the_mesh_are_shown_with_the_reason(
 
         wait_until(are_shown, "all of them are shown")
         assert len(node.status()["problems"]) == 2
+        scraped = (
+            run(node.enter(["curl", "-s", f"127.0.0.1:{node.slot.metrics_port}/metrics"])).check().stdout
+        )
+        assert 'interceptor_pods{state="waiting"} 3.0' in scraped
+        assert "interceptor_kubernetes_problems 2.0" in scraped
         assert not expected.keys() & node.enrolled().keys()
     finally:
         for name in ("shop/host", "shop/fresh", "shop/ghost"):
@@ -286,6 +362,12 @@ def test_pod_that_is_being_deleted_goes_on_until_it_is_gone(
     talker.stop()
     assert "error" not in talker.stdout
     cluster.api.put(Kind.POD, server.json(phase="Succeeded"))
+    wait_until(
+        lambda: "shop/server is to end: it has ended" in far.log() or "shop/server" not in far.pods(),
+        "it ends",
+    )
+    assert "shop/server" in far.enrolled()  # nothing reaches it in plaintext while anything of it runs
+    server.kill()
     wait_until(lambda: "shop/server" not in far.enrolled(), "it is withdrawn")
 
 
@@ -368,9 +450,7 @@ def test_services_and_pods_outside_of_the_mesh_are_reached_as_they_are(
     cluster.api.namespace("plain", {})
     client = pods(near, "client")
     outside = pods(far, "outside", namespace="plain", wait=False)
-    behind = far.start_pod(
-        "plain/behind"
-    )  # to the API it is no pod: what kube-proxy would find behind the service
+    behind = far.start_stranger("behind")  # what kube-proxy would find behind the service
     for pod in (outside, behind):
         serve(pod)
     cluster.api.put(Kind.SERVICE, api_objects.service("plain/web", behind.ipv4, ports=[{"port": PORT}]))
@@ -382,6 +462,26 @@ def test_services_and_pods_outside_of_the_mesh_are_reached_as_they_are(
         assert ask(client, service_address(cluster, 99)).startswith("refused")
     finally:
         cluster.api.delete(Kind.SERVICE, "plain/web")
+
+
+def test_probe_of_the_kubelet_reaches_a_declared_port_and_nobody_else_does(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    _, node = cluster.nodes
+    pod = pods(node, "probed", probed=(PORT,))
+    serve(pod)
+    pod.spawn(PYTHON, TALKER, "serve", "7001", ready_port=7001)
+    probe = (PYTHON, "-c", CLIENT, pod.ipv4)
+    wait_until(
+        lambda: node.as_kubelet(*probe, str(PORT), MARKER).stdout.strip() == "answered", "it is probed"
+    )
+    assert node.as_kubelet(*probe, "7001", MARKER).stdout.startswith("refused")
+    assert run(node.enter([*probe, str(PORT), MARKER])).stdout.startswith("refused")
+    cluster.api.put(Kind.POD, pod.json(probed=()))
+    wait_until(
+        lambda: node.as_kubelet(*probe, str(PORT), MARKER).stdout.startswith("refused"),
+        "it is probed no more",
+    )
 
 
 def test_right_that_is_missing_for_one_resource_is_told_and_the_rest_goes_on(
@@ -445,7 +545,7 @@ def test_api_that_is_away_stops_nothing_and_new_pods_wait_for_it(
     up = Program([*near.command(), "up"], near.files / "up", near.slot.journal)
     # It takes over what there is, and denies everything, since it knows of no policies.
     wait_until(lambda: is_served(client), "it is taken over")
-    assert near.enrolled().keys() == {"shop/client"}
+    assert "shop/late" not in near.enrolled()
     assert ask(client, server.ipv4) != "answered"
     assert "the Kubernetes API's authorization policies" in near.status()["waiting_for"]
     cluster.api.do(lambda api: setattr(api.faults, "refuse", {}))

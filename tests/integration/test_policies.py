@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -367,6 +369,132 @@ def test_migration_from_permissive_to_strict(
     wait_until(
         lambda: any("uid 0" in e.get("by", "") for e in audit(policy_node)), "who asked is in the audit trail"
     )
+
+
+STRICT_WAYS = {
+    "mesh": peer_authentication("mode", "istio-system", mtls="{mode: STRICT}"),
+    "namespace": peer_authentication("mode", mtls="{mode: STRICT}"),
+    "workload": peer_authentication("mode", selector=SELECT_SERVER, mtls="{mode: STRICT}"),
+    "port": peer_authentication(
+        "mode", selector=SELECT_SERVER, mtls="{mode: PERMISSIVE}", portLevelMtls="{7110: {mode: STRICT}}"
+    ),
+    "removal": "# what was here is not needed any more\n",
+}
+
+
+@pytest.mark.parametrize("way", STRICT_WAYS)
+def test_every_way_to_strict_names_who_would_be_cut_off(
+    policy_node: Node, server: Workload, outsider: Namespace, tmp_path: Path, way: str
+) -> None:
+    put(policy_node, peer_authentication("mode", mtls="{mode: PERMISSIVE}"), "mode.yaml")
+    assert is_served(outsider, server, 7110)
+    if way == "port":  # known to the next agent too
+        policy_node.kill(signal.SIGTERM)
+        policy_node.up().check()
+    strict = tmp_path / "mode.yaml"
+    strict.write_text(STRICT_WAYS[way])
+    refused = policy_node.cli("policy", "apply", strict)
+    assert refused.status == 1
+    assert f"{outsider.ipv4} -> shop/server:7110" in refused.stderr
+    assert is_served(outsider, server, 7110)
+
+
+def test_exception_that_is_taken_away_names_who_needs_it(
+    policy_node: Node, server: Workload, outsider: Namespace, tmp_path: Path
+) -> None:
+    cidrs, ports = f"[{outsider.ipv4}]", "['7111']"
+    put(policy_node, exception("old", "INBOUND", cidrs=cidrs, ports=ports, expires="2099-01-01"), "old.yaml")
+    assert is_served(outsider, server, 7111)
+    empty = tmp_path / "old.yaml"
+    empty.write_text("")
+    refused = policy_node.cli("policy", "apply", empty)
+    assert refused.status == 1
+    assert f"{outsider.ipv4} -> shop/server:7111" in refused.stderr
+
+
+def test_enrolled_clients_of_disable_are_not_cut_off_by_strict(
+    policy_node: Node, client: Workload, server: Workload, tmp_path: Path
+) -> None:
+    put(policy_node, peer_authentication("mode", selector=SELECT_SERVER, mtls="{mode: DISABLE}"), "mode.yaml")
+    assert is_served(client, server, 7112)
+    strict = tmp_path / "mode.yaml"
+    strict.write_text(peer_authentication("mode", selector=SELECT_SERVER, mtls="{mode: STRICT}"))
+    changes = policy_node.ask("policy_simulate", files=[str(strict)])["changes"]
+    assert {(c["before"], c["after"]) for c in changes if c["destination"] == "shop/server:7112"} == {
+        ("none", "mutual_tls")
+    }
+    policy_node.cli("policy", "apply", strict).check()
+    assert is_served(client, server, 7112)
+
+
+def test_exception_ends_at_its_moment_also_for_what_is_open(
+    policy_node: Node, server: Workload, outsider: Namespace
+) -> None:
+    ends = datetime.now(UTC) + timedelta(seconds=3)
+    text = exception("old", "INBOUND", cidrs=f"[{outsider.ipv4}]", expires=f"{ends:%Y-%m-%dT%H:%M:%SZ}")
+    put(policy_node, text)
+    since = policy_node.mark()
+    with connected(outsider, server, port=7113) as (near, far):
+        near.sendall(MARKER)
+        assert receive_exactly(far, len(MARKER)) == MARKER
+        near.settimeout(10)
+        with pytest.raises(ConnectionResetError):
+            near.recv(1)
+    assert ends - timedelta(seconds=1) <= datetime.now(UTC) < ends + timedelta(seconds=CLOSED_WITHIN)
+    record = policy_node.wait_for_record(lambda r: r["reason"] == "plaintext_refused", since=since)
+    assert record["exception"] == "LegacyException shop/old"
+    assert is_refused(policy_node, outsider, server, 7113)["reason"] == "plaintext_refused"
+
+
+def test_refusal_is_explained_after_thousands_of_others_and_a_restart(
+    policy_node: Node, client: Workload, server: Workload, outsider: Namespace, tmp_path: Path
+) -> None:
+    refused = is_refused(policy_node, outsider, server, 7114)
+    assert is_served(client, server, 7115)
+    with server.listen(socket.AF_INET, 7114) as listener:
+        for _ in range(2100):
+            with outsider.open_socket(socket.AF_INET) as near, contextlib.suppress(ConnectionResetError):
+                near.setblocking(True)
+                near.settimeout(10)
+                near.connect(listener.getsockname()[:2])
+                near.recv(1)
+
+    def explained() -> dict[str, Any]:
+        answer: dict[str, Any] = policy_node.ask("explain", connection=refused["id"])
+        return answer
+
+    wait_until(lambda: policy_node.ask("connections", limit=3000), "they are remembered")
+    assert (explained()["verdict"], explained()["reason"]) == ("denial", "plaintext_refused")
+    policy_node.kill(signal.SIGTERM)
+    policy_node.up().check()
+    answer = explained()
+    assert (answer["verdict"], answer["reason"]) == ("denial", "plaintext_refused")
+    assert any("mode in the configuration" in step["evidence"] for step in answer["steps"])
+    deny = tmp_path / "deny.yaml"
+    deny.write_text(authorization("deny", action="DENY", rules="[{to: [{operation: {ports: ['7115']}}]}]"))
+    simulated = policy_node.ask("policy_simulate", files=[str(deny)])
+    assert ("shop/client", "shop/server:7115", "mutual_tls", "policy_denied") in [
+        (c["source"], c["destination"], c["before"], c["after"]) for c in simulated["changes"]
+    ]
+    assert simulated["not_remembered_before"] is None
+    unknown = policy_node.cli("explain", "--connection", "0123456789abcdef")
+    assert (unknown.status, unknown.stderr.count("\n")) == (2, 1)
+
+
+def test_refusal_by_the_other_side_is_explained_from_its_record(
+    policy_node: Node, client: Workload, server: Workload
+) -> None:
+    put(
+        policy_node,
+        authorization("deny", action="DENY", rules="[{}, {from: [{source: {namespaces: [shop]}}]}]"),
+    )
+    since = policy_node.mark()
+    is_refused(policy_node, client, server, 7116)
+    outbound = policy_node.wait_for_record(lambda r: r["reason"] == "denied_by_peer", since=since)
+    answer = policy_node.ask("explain", connection=outbound["id"])
+    assert (answer["verdict"], answer["reason"]) == ("denial", "policy_denied")
+    texts = [step["evidence"] for step in answer["steps"]]
+    assert "AuthorizationPolicy shop/deny (DENY) matches: rule 0: it has no conditions" in texts
 
 
 def test_agent_that_comes_back_to_invalid_policies_denies_everything_until_they_are_repaired(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pyroute2 import IPRoute
 
 from interceptor.kernel import bpf_syscall
+from interceptor.kernel.bpf_program import kept_prefix
 
 if TYPE_CHECKING:
     from tests.harness.namespace import Namespace
@@ -45,7 +46,10 @@ def bpf_objects(node: Node) -> tuple[set[int], set[int]]:
 
 def pinned_links(node: Node) -> dict[str, tuple[int, int]]:
     """The pinned links by name: link id, and the id of the program that is in force."""
-    return {path.name: _link_info(path) for path in node.bpf_dir.iterdir()} if node.bpf_dir.exists() else {}
+    if not node.bpf_dir.exists():
+        return {}
+    kept = kept_prefix(node.bpf_dir).name
+    return {path.name: _link_info(path) for path in node.bpf_dir.iterdir() if not path.name.startswith(kept)}
 
 
 def existing(programs: set[int], maps: set[int]) -> tuple[set[int], set[int]]:

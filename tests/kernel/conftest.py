@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interceptor.agent.main import BPFFS
+from interceptor.kernel import capture
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.headers import find_headers
 from interceptor.kernel.netns import NAMED_NAMESPACES, NetworkNamespace, create_named, remove_named
+from interceptor.kernel.pinned import keep_maps
 from tests.harness.process import is_alive
 
 if TYPE_CHECKING:
@@ -40,6 +43,19 @@ def programs(bpf_file_system: None, tmp_path_factory: pytest.TempPathFactory) ->
     yield programs
     with contextlib.suppress(OSError):
         programs.close()
+
+
+@pytest.fixture(scope="module")
+def next_programs(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """Those of the agent that comes after the one that loaded `programs`."""
+    bpf_dir = BPFFS / f"itest-next-{os.getpid()}"
+    bpf_dir.mkdir(mode=0o700)
+    keep_maps(programs, bpf_dir)
+    headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
+    following = load_programs(headers.path, bpf_dir)
+    capture.release(bpf_dir)
+    yield following
+    following.close()
 
 
 @pytest.fixture

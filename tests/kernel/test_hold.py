@@ -10,13 +10,13 @@ import ctypes
 import errno
 import mmap
 import os
-import platform
 import select
 import socket
 import struct
 import threading
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,12 +24,10 @@ import pytest
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall, capture, netns, sockets
 from interceptor.kernel.abi import OUTBOUND_PORT, Counter, ListenerSlot
-from interceptor.kernel.bpf_program import GUARD_PROGRAMS, load_programs
+from interceptor.kernel.bpf_program import GUARD_PROGRAMS
 from interceptor.kernel.capture import Capture
-from interceptor.kernel.headers import find_headers
 from interceptor.kernel.hold import Hold, UnknownPolicy
 from interceptor.kernel.mounts import find_cgroup2
-from interceptor.kernel.pinned import keep_maps
 from interceptor.workload import Endpoint
 from tests.harness.cgroup import inside, made
 from tests.kernel.scene import (
@@ -48,13 +46,13 @@ from tests.kernel.scene import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from interceptor.kernel.bpf_program import Programs
     from interceptor.kernel.netns import NetworkNamespace
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns, pytest.mark.timeout(60)]
 
+MSG_FASTOPEN = 0x20000000
 HELD_SECONDS = 0.5  # longer than the first retransmission takes
 SERVED_SECONDS = 2.0
 
@@ -93,18 +91,6 @@ class Pod(Scene):
         return {found.cookie: (found.cgroup_id, found.pid) for found in self.hold.waiting()}
 
 
-@pytest.fixture(scope="module")
-def next_programs(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    """Those of the agent that comes after the one that loaded `programs`."""
-    BPF_DIR.mkdir(mode=0o700)
-    keep_maps(programs, BPF_DIR)
-    headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
-    following = load_programs(headers.path, BPF_DIR)
-    capture.release(BPF_DIR)
-    yield following
-    following.close()
-
-
 @pytest.fixture
 def pods() -> Iterator[Path]:
     with made(f"itest-pods-{os.getpid()}") as directory:
@@ -124,6 +110,8 @@ def pod(make_namespace: Callable[[str], NetworkNamespace], programs: Programs, p
         stack.callback(hold.forget, pod.cookie)
         stack.callback(capture_.withdraw, pod.cookie)
         stack.callback(capture_.set_prefixes, ())
+        for old in hold.waiting():  # a packet of the last test's namespace, after that was forgotten
+            hold.forget(old.cookie)
         capture_.set_prefixes(PREFIXES)
         capture_.activate(find_cgroup2())
         hold.guard([pods])
@@ -189,6 +177,11 @@ def test_ipv4_mapped_connection_waits_too(pod: Pod) -> None:
 
 def test_connections_that_waited_for_long_are_served_within_two_seconds(pod: Pod) -> None:
     """The kernel's own pauses would have grown to four seconds by then."""
+    with (
+        pod.workload.entered(),
+        contextlib.suppress(FileNotFoundError),
+    ):  # since Linux 6.5: they do not grow at once
+        Path("/proc/sys/net/ipv4/tcp_syn_linear_timeouts").write_text("0")
     clients = {family: pod.begin(family, NEIGHBOUR[family], 80) for family in NEIGHBOUR}
     assert not is_connected(clients[socket.AF_INET], 3.2)
     pod.enrol()
@@ -204,6 +197,35 @@ def test_socket_that_is_bound_to_a_link_waits_on_loopback(pod: Pod, family: int)
     assert client.connect_ex((NEIGHBOUR[family], 80)) == errno.EINPROGRESS
     pod.enrol()
     serve(pod, family, client)
+
+
+@families
+@pytest.mark.parametrize("address", ["", "own"], ids=["port", "address-and-port"])
+def test_socket_that_the_application_bound_waits_and_keeps_its_port(
+    pod: Pod, family: int, address: str
+) -> None:
+    client = pod.socket(pod.workload, family)
+    client.bind((WORKLOAD[family] if address else "", 40001))
+    client.setblocking(False)
+    assert client.connect_ex((NEIGHBOUR[family], 80)) == errno.EINPROGRESS
+    pod.enrol()
+    serve(pod, family, client)
+    assert client.getsockname()[:2] == (WORKLOAD[family], 40001)
+
+
+def test_connection_that_begins_with_data_waits(pod: Pod) -> None:
+    """TCP Fast Open: sendto(2) connects, and the first packet may have data."""
+    client = pod.socket(pod.workload, socket.AF_INET)
+    client.setblocking(True)
+    address = (NEIGHBOUR[socket.AF_INET], 80)
+    thread = threading.Thread(target=client.sendto, args=(b"early", MSG_FASTOPEN, address))
+    thread.start()
+    thread.join(0.2)
+    pod.enrol()
+    accepted = pod.accept(pod.outbound[socket.AF_INET])
+    thread.join()
+    assert sockets.original_destination(accepted) == Endpoint(ip_address(address[0]), 80)
+    assert accepted.recv(10) == b"early"
 
 
 @families
@@ -294,8 +316,11 @@ def test_connection_that_was_held_is_handed_over_when_its_namespace_is_outside(p
     assert nobody_comes(pods_own)
     own = pod.connect(pod.workload, family, LOOPBACK[family], OUTBOUND_PORT)
     pod.assert_direct(own, pods_own)
+    pod.hold.retain([pod.cookie])
+    assert len(list(BPF_DIR.glob("held_*"))) == 1
     pod.hold.stop_steering(pod.cookie)
     pod.hold.stop_steering(pod.cookie)  # once more is no error
+    assert list(BPF_DIR.glob("held_*")) == []
 
 
 @families
@@ -350,6 +375,32 @@ def test_connection_that_arrives_at_an_unknown_namespace_reaches_it_when_it_is_o
     pod.admit(pod.cookie)
     assert is_connected(client, SERVED_SECONDS)
     pod.assert_direct(client, near)
+
+
+def test_nothing_arrives_in_plaintext_while_the_enrolment_is_under_way(pod: Pod) -> None:
+    near = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], 80)
+    near.listen(4096)
+    stop = threading.Event()
+    begun: list[int] = []
+
+    def connect_for_ever() -> None:
+        while not stop.is_set():
+            with pod.neighbour.open_socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+                begun.append(client.connect_ex((WORKLOAD[socket.AF_INET], 80)))
+
+    thread = threading.Thread(target=connect_for_ever)
+    thread.start()
+    try:
+        for _ in range(10):
+            wait_for_more(begun)
+            pod.enrol()
+            wait_for_more(begun)
+            pod.close_listeners()
+            pod.capture.withdraw(pod.cookie)
+            assert nobody_comes(near)
+    finally:
+        stop.set()
+        thread.join()
 
 
 # Telling the agent.
@@ -517,6 +568,13 @@ def test_cgroups_that_cannot_be_guarded_are_refused_and_the_guard_stays(pod: Pod
     with pytest.raises(KernelError, match=f"pod1 is below .*{pods.name}: give only the upper one"):
         pod.hold.guard([pods, pods / "pod1"])
     assert not is_connected(pod.begin(socket.AF_INET, NEIGHBOUR[socket.AF_INET], 80), 0.2)
+
+
+def test_what_a_dead_agent_steered_is_forgotten_with_its_namespace(pod: Pod) -> None:
+    assert pod.hold is not None
+    pod.hold.steer_held(pod.workload, pod.cookie, outside_listeners(pod))
+    pod.hold.retain([])
+    assert list(BPF_DIR.glob("held_*")) == []
 
 
 def test_release_leaves_no_guard_and_no_kept_map(pod: Pod) -> None:

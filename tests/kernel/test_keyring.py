@@ -16,6 +16,8 @@ from interceptor.kernel.keyring import MAX_SECRET_BYTES, Keyring
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+JOIN_SESSION_KEYRING = 1  # keyctl(2)
+
 pytestmark = pytest.mark.bpf
 
 
@@ -45,6 +47,20 @@ def test_secret_is_kept_replaced_and_removed(keyring: Keyring) -> None:
 def test_secret_outlives_the_process_that_stored_it(keyring: Keyring, description: str) -> None:
     code = f"from interceptor.kernel.keyring import Keyring; Keyring({description!r}).store(b'kept')"
     subprocess.run([sys.executable, "-c", code], check=True)
+    assert keyring.load() == b"kept"
+
+
+def test_secret_is_kept_between_services_that_have_sessions_of_their_own(
+    keyring: Keyring, description: str
+) -> None:
+    """As systemd starts services, and sshd its sessions: with a session keyring from which no way leads to the user's."""
+    own_session = (
+        "from interceptor.kernel.keyring import Keyring\n"
+        f"keyring = Keyring({description!r})\n"
+        f"keyring._keyctl({JOIN_SESSION_KEYRING}, None)\n"
+    )
+    for code in ("keyring.store(b'first')", "keyring.store(b'kept')", "assert keyring.load() == b'kept'"):
+        subprocess.run([sys.executable, "-c", own_session + code], check=True)
     assert keyring.load() == b"kept"
 
 

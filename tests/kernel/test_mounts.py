@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from interceptor.errors import KernelError
 from interceptor.kernel.mounts import (
+    PROC_SYS,
     Mount,
+    ensure_writable,
     find_cgroup2,
     is_bpffs,
     mount_bpffs,
@@ -99,3 +103,30 @@ def test_bpffs_that_somebody_mounted_at_the_same_moment_is_not_hidden(tmp_path: 
 def test_bpffs_that_cannot_be_mounted_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match=r"cannot mount a BPF file system at .*: No such file or directory"):
         mount_bpffs(tmp_path / "nowhere")
+
+
+AS_IN_A_CONTAINER = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+TRY = """
+from interceptor.kernel.mounts import PROC_SYS, ensure_writable
+print(ensure_writable(PROC_SYS), ensure_writable(PROC_SYS), (PROC_SYS / "kernel/domainname").open("a").close())
+"""
+
+
+@pytest.mark.netns
+def test_proc_sys_that_a_runtime_made_read_only_is_made_writable() -> None:
+    script = f"{AS_IN_A_CONTAINER} && exec {sys.executable} -c '{TRY}'"
+    result = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("True False None\n", "")
+
+
+@pytest.mark.netns
+def test_proc_sys_that_cannot_be_made_writable_is_one_line_with_the_remedy() -> None:
+    script = f"{AS_IN_A_CONTAINER} && exec setpriv --bounding-set -sys_admin {sys.executable} -c '{TRY}'"
+    result = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert "/proc/sys is read-only in this container, and cannot be made writable" in last
+    assert "CAP_SYS_ADMIN" in last
+
+
+def test_proc_sys_that_is_writable_is_left_alone() -> None:
+    assert not ensure_writable(PROC_SYS)

@@ -100,6 +100,14 @@ def test_probe_of_a_declared_port_reaches_the_application(pod: Pod, family: int)
     assert pod.flows() == []
 
 
+def test_probe_from_a_socket_of_both_families_reaches_the_application(pod: Pod) -> None:
+    application = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], PROBED)
+    client = pod.kubelets_socket(socket.AF_INET6)
+    client.connect((f"::ffff:{WORKLOAD[socket.AF_INET]}", PROBED))
+    accepted = pod.accept(application)
+    assert accepted.getpeername()[1] == client.getsockname()[1]
+
+
 @families
 def test_kubelets_connection_to_another_port_is_the_proxys(pod: Pod, family: int) -> None:
     pod.listen(pod.workload, WORKLOAD[family], OTHER)

@@ -10,7 +10,7 @@ import pytest
 
 from interceptor.errors import KernelError
 from interceptor.kernel import netlink
-from interceptor.kernel.socket_diag import destroy_established
+from interceptor.kernel.socket_diag import count_connecting, destroy_established
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,3 +115,21 @@ def test_closed_namespace_is_refused(make_namespace: Maker) -> None:
     namespace.close()
     with pytest.raises(KernelError, match="cannot enter"):
         destroy_established(namespace, NETWORKS)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_connections_that_wait_for_an_answer_on_loopback_are_counted(
+    make_namespace: Maker, listen: Listen, address: str
+) -> None:
+    """A backlog that is full: what comes then waits for a place."""
+    namespace = make_namespace("waiting")
+    listening = listen(namespace, address, 15001)
+    listening.listen(0)
+    waiting = [namespace.open_socket(listening.family, socket.SOCK_STREAM) for _ in range(3)]
+    for sock in waiting:
+        sock.connect_ex((address, 15001))
+    assert count_connecting(namespace, 15001) == 2
+    assert count_connecting(namespace, 15002) == 0
+    for sock in waiting:
+        sock.close()
+    assert count_connecting(namespace, 15001) == 0

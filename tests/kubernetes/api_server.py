@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 Json = dict[str, Any]
 PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES, *POLICIES)}
 NODES = "/api/v1/nodes/{name}"
+DAEMONSETS = "/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
 REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 
@@ -75,6 +77,10 @@ class ApiServer:
         self._tokens = count()
         self.bound: dict[str, Json] = {}  # the status of a review of each token
         self.url = ""
+        self.daemonsets: dict[str, Json] = {}  # by name
+        self.routes: list[Route] = []  # beside its own
+        self.is_away = False  # every request fails, and watches are to be cut
+        self.forbids: Callable[[str, str, str], str | None] = lambda *_: None  # method, path, query: why not
 
     def put(self, kind: Kind, value: Json) -> int:
         """Add or change an object; its version, which is the next one."""
@@ -150,12 +156,29 @@ class ApiServer:
         if certificate is not None:
             config.certfile, config.keyfile = str(certificate), str(key)
         routes = [Route(path, self._answer) for path in PATHS]
-        reviews = Route(REVIEWS, self._review, methods=["POST"])
-        app = Starlette(routes=[*routes, Route(NODES, self._answer_node), reviews])
+        own = [
+            Route(NODES, self._answer_node),
+            Route(DAEMONSETS, self._answer_daemonset),
+            Route(REVIEWS, self._review, methods=["POST"]),
+        ]
+        app = self._guarded(Starlette(routes=[*self.routes, *routes, *own]))
         async with trio.open_nursery() as nursery:
             binds = await nursery.start(partial(hypercorn.trio.serve, app, config))  # type: ignore[arg-type]
             self.url = binds[0]
             task_status.started()
+
+    def _guarded(self, app: ASGIApp) -> ASGIApp:
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                why_not = self.forbids(scope["method"], scope["path"], scope["query_string"].decode())
+                if self.is_away or why_not:
+                    await (_status(503, "away") if self.is_away else _status(403, why_not or ""))(
+                        scope, receive, send
+                    )
+                    return
+            await app(scope, receive, send)
+
+        return guarded
 
     async def _review(self, request: Request) -> Response:
         asked = await request.json()
@@ -163,6 +186,10 @@ class ApiServer:
             return refusal
         status = self.bound.get(asked["spec"]["token"], {"authenticated": False, "error": "unknown"})
         return JSONResponse({"kind": "TokenReview", "status": status}, status_code=201)
+
+    async def _answer_daemonset(self, request: Request) -> Response:
+        found = self.daemonsets.get(request.path_params["name"])
+        return _status(404, "not found") if found is None else JSONResponse(found)
 
     async def _answer_node(self, request: Request) -> Response:
         self.requests.append(request.url.path)

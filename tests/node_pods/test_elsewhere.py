@@ -38,6 +38,7 @@ def test_pod_of_another_node_is_known_by_name_and_address_inside_the_mesh() -> N
     assert registry.get(WorkloadKey("shop", "far")) == far
     assert registry.workloads == (far,)
     assert registry.is_remote(ip_address("10.0.1.1"))
+    assert list(elsewhere().holdings()) == []
 
 
 def test_nobody_else_is_known() -> None:

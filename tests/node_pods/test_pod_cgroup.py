@@ -2,7 +2,7 @@
 
 import pytest
 
-from interceptor.node_pods.pod_cgroup import is_class_cgroup, uid_of_pod_cgroup
+from interceptor.node_pods.pod_cgroup import is_class_cgroup, is_static_pod_cgroup, uid_of_pod_cgroup
 
 UID = "0b1f8c5e-6a1d-4c57-9a3e-1f2d3c4b5a69"
 SYSTEMD = UID.replace("-", "_")
@@ -55,3 +55,17 @@ def test_cgroup_of_something_else_leads_nowhere(name: str) -> None:
 )
 def test_cgroup_of_a_class_is_known_by_its_name(name: str, expected: bool) -> None:
     assert is_class_cgroup(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (f"pod{'0a' * 16}", True),
+        (f"kubepods-burstable-pod{'0a' * 16}.slice", True),
+        (f"pod{UID}", False),
+        (f"kubepods-burstable-pod{SYSTEMD}.slice", False),
+        (f"pod{'0a' * 16}.slice", False),
+    ],
+)
+def test_cgroup_of_a_static_pod_is_known_by_its_hash(name: str, expected: bool) -> None:
+    assert is_static_pod_cgroup(name) is expected

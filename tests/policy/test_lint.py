@@ -47,6 +47,12 @@ def test_warning_is_given(text: str, warning: str) -> None:
     assert warning in only
 
 
+def test_egress_policy_is_warned_of_what_it_cannot_hold_and_of_whom_it_does_not_find() -> None:
+    tcp_only, ghost = found(egress("a", allow="[{identities: ['*/sa/ghost']}]"))
+    assert "holds for TCP only" in tcp_only
+    assert ghost == "EgressPolicy shop/a: */sa/ghost matches no enrolled workload"
+
+
 @pytest.mark.parametrize(
     "text",
     [

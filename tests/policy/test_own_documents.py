@@ -191,6 +191,16 @@ def test_required_policy_that_is_not_there_denies_both_ways() -> None:
         verdict = decided(policies(authorization("db", "bank", rules=EVERYTHING)), attempt)
         assert isinstance(verdict, Denial)
         assert (verdict.reason, verdict.policy) == (Reason.POLICY_PENDING, "AuthorizationPolicy shop/db")
+    in_dry_run = authorization("db", rules=EVERYTHING).replace(
+        "namespace: shop}", "namespace: shop, annotations: {istio.io/dry-run: 'true'}}"
+    )
+    for useless, why in (
+        (in_dry_run, "is in dry run only"),
+        (authorization("db", rules=EVERYTHING, selector="{matchLabels: {app: other}}"), "does not select it"),
+    ):
+        verdict = decided(policies(useless), to(pending, WEB))
+        assert isinstance(verdict, Denial)
+        assert verdict.detail == f"shop/db requires AuthorizationPolicy shop/db, which {why}"
     there = policies(authorization("db", rules=EVERYTHING))
     assert word(decided(there, to(pending, WEB))) == "mutual_tls"
 

@@ -87,6 +87,14 @@ def test_legacy_exception_is_read() -> None:
     assert isinstance(found, LegacyException)
     assert (found.direction, found.owner, found.reason) == (Direction.OUTBOUND, "ops", "speaks no TLS")
     assert found.expires == datetime(2027, 2, 1, tzinfo=UTC)
+    (at_noon,) = parse_file(
+        "p.yaml", exception("x", "INBOUND", cidrs="[10.9.0.0/16]", expires="2027-01-31T12:00:00Z"), ROOT
+    )
+    assert isinstance(at_noon, LegacyException)
+    assert (at_noon.expires, at_noon.last_day) == (
+        datetime(2027, 1, 31, 12, tzinfo=UTC),
+        "2027-01-31T12:00:00Z",
+    )
     (by_selector,) = parse_file("p.yaml", exception("x", "INBOUND", selector="{matchLabels: {a: b}}"), ROOT)
     assert isinstance(by_selector, LegacyException)
     assert by_selector.match == Rule()
@@ -195,12 +203,22 @@ def test_egress_policy_is_read() -> None:
          "spec: a selector in the root namespace istio-system selects nothing (Istio ignores the whole document)"),
         (peer_authentication("a", targetRef="{}"), "spec.targetRef: unknown field, known are selector, mtls, portLevel"),
         # Exceptions.
+        # What would write into a terminal.
+        ('"a\\n\\e[2J": 1\n' + HEAD, "p.yaml:1:1: 'a\\n\\x1b[2J': unknown field, known are"),
+        (HEAD + 'spec: {"\\u202e": 1}\n', "p.yaml:4:8: spec.'\\u202e': unknown field, known are"),
+        (HEAD + f"spec: {{{'k' * 200}: 1}}\n", "p.yaml:4:8: spec.'kkkkkkkkkkkkkkkkkkkkkkk"),
+        # What is only big.
+        (HEAD + "spec: {" + "".join(f"k{n}: 0, " for n in range(1001)) + "}\n", "a mapping has more than 1000 keys"),
+        ("---\n" * 20_002, "p.yaml: has 20001 marks of documents, at most 20000 are allowed"),
+        ("a: b\n---\n#" + "#" * MAX_CHARACTERS, "p.yaml:2: the document has 4194309 characters, at most 4194304 are"),
         (exception("a", "OUTBOUND"), "spec: an OUTBOUND exception needs cidrs: plaintext to everywhere is not"),
         (exception("a", "INBOUND"), "spec: names nothing, give a selector, ports or cidrs"),
         (exception("a", "inbound"), "spec.direction: 'inbound' is not a direction, use INBOUND or OUTBOUND"),
         (exception("a", "INBOUND", ports="['80']", expires="soon"), "spec.expires: is not a date, expected the last day"),
         (exception("a", "INBOUND", ports="['80']", expires="2027-02-30"), "spec.expires: is not a date"),
         (exception("a", "INBOUND", ports="['80']", expires="9999-12-31"), "spec.expires: is not a date"),
+        (exception("a", "INBOUND", ports="['80']", expires="2027-01-31T25:00:00Z"), "spec.expires: is not a date"),
+        (exception("a", "INBOUND", ports="['80']", expires="2027-01-31T12:00:00+01:00"), "spec.expires: is not a date"),
         (exception("a", "INBOUND", ports="['80']", expires="[x]"), "spec.expires: is not a date"),
         (exception("a", "INBOUND", ports="['80']", owner="' '"), "spec.owner: ' ' is not a line of 1 to 500"),
         (exception("a", "INBOUND", ports="['80']").replace("  owner: ops\n", ""), "spec: 'owner' is missing"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from interceptor.errors import PeerRejected
+from interceptor.policy.attempts import OutboundAttempt
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
-from interceptor.proxy.context import Refusal, refusal_of, require_permit
-from interceptor.workload import Direction
+from interceptor.proxy.context import Refusal, permit_to_itself, refusal_of, require_permit
+from interceptor.workload import Direction, Endpoint
 
 if TYPE_CHECKING:
     from interceptor.telemetry.connection_record import ConnectionRecord
+    from interceptor.workload import Workload
     from tests.proxy.mesh import Mesh
 
 
@@ -39,6 +42,19 @@ async def test_permit_is_handed_on_and_a_denial_is_not(mesh: Mesh) -> None:
     with pytest.raises(Refusal, match="reserved_port: why"):
         require_permit(Denial(Reason.RESERVED_PORT, "why"), record)
     assert (record.verdict, record.reason, record.detail) == ("denial", Reason.RESERVED_PORT, "why")
+
+
+def attempt(mesh: Mesh, target: Workload | None) -> OutboundAttempt:
+    return OutboundAttempt(mesh.source.context.workload, Endpoint(ip_address("10.0.0.1"), 80), target, 0.0)
+
+
+async def test_workload_is_permitted_to_connect_to_itself_alone(mesh: Mesh) -> None:
+    permit = permit_to_itself(attempt(mesh, mesh.source.context.workload))
+    assert permit is not None
+    assert permit.transport is Transport.PLAINTEXT
+    assert "itself" in permit.note
+    assert permit_to_itself(attempt(mesh, mesh.destination.context.workload)) is None
+    assert permit_to_itself(attempt(mesh, None)) is None
 
 
 async def test_records_have_names_of_their_own(mesh: Mesh) -> None:

@@ -239,3 +239,15 @@ def test_metrics_simple_ones_have_their_values() -> None:
     assert page(metrics, "interceptor_tls_handshake_seconds_bucket", side="server", le="0.002") == [0]
     assert page(metrics, "interceptor_tls_handshake_seconds_bucket", side="server", le="0.005") == [1]
     assert page(metrics, "interceptor_tls_handshake_seconds_sum", side="server") == [0.003]
+
+
+def test_metrics_of_a_cluster_are_asked_when_they_are_scraped() -> None:
+    metrics = Metrics()
+    counts = {"enrolled": 2, "waiting": 1}
+    problems = ["one"]
+    metrics.follow_cluster(counts, counts.__getitem__, lambda: len(problems))
+    counts["waiting"] = 0
+    problems.append("another")
+    assert page(metrics, "interceptor_pods", state="enrolled") == [2]
+    assert page(metrics, "interceptor_pods", state="waiting") == [0]
+    assert page(metrics, "interceptor_kubernetes_problems") == [2]

@@ -12,7 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).parent.parent
 LAB = HERE / "lab"
 # Everything takes a multiple of its usual time on an emulated processor.
-COMMAND_SECONDS, BOOT_SECONDS = 120.0, 240.0
+COMMAND_SECONDS, BOOT_SECONDS = 240.0, 600.0
 _POLL_SECONDS = 1.0
 
 
@@ -30,20 +30,18 @@ class Answer:
         return self.output
 
 
-def in_lab(*command: str | Path, timeout: float = COMMAND_SECONDS, text_input: str | None = None) -> Answer:
+def in_lab(*command: str | Path, timeout: float = COMMAND_SECONDS, data: bytes | None = None) -> Answer:
     """Run a command beside the nodes, where their networks are."""
     result = subprocess.run(
         [LAB, "enter", *command],
-        input=text_input,
-        stdin=subprocess.DEVNULL if text_input is None else None,
+        input=data,
+        stdin=subprocess.DEVNULL if data is None else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         timeout=timeout,
         check=False,
     )
-    return Answer(shlex.join(map(str, command)), result.returncode, result.stdout)
+    return Answer(shlex.join(map(str, command)), result.returncode, result.stdout.decode(errors="replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,12 @@ class Box:
     def check(self, script: str, *, timeout: float = COMMAND_SECONDS) -> str:
         """`run`, and it must work; its output."""
         return self.run(script, timeout=timeout).check()
+
+    def write(self, path: str, content: str | bytes, *, mode: str = "0644") -> None:
+        """Make a file, or replace it."""
+        data = content.encode() if isinstance(content, str) else content
+        command = f"sudo install -m {mode} /dev/stdin {path}"
+        in_lab("ssh", "-F", self.ssh_config, self.name, command, data=data).check()
 
     def wait_for(self, script: str, *, timeout: float = BOOT_SECONDS) -> str:
         """Repeat a script until it works; its output then."""

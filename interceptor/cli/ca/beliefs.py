@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.agent.clock import wall_clock
-from interceptor.cli.ca.opening import said, with_audited_store, with_store
+from interceptor.cli.ca.opening import said, with_any_audited_store, with_any_store
 from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import InvalidInput, StateError, utc
@@ -33,7 +33,7 @@ REVOCATIONS = (
 @click.command()
 @click.argument("target", metavar="IDENTITY|SERIAL")
 @click.option("--why", default="", help="One line for those who ask later.")
-@with_audited_store
+@with_any_audited_store
 def revoke(store: AuthorityStore, audit: CommandAudit, target: str, why: str) -> None:
     """Let nobody believe an identity, or one certificate, any more.
 
@@ -58,7 +58,7 @@ def revoke(store: AuthorityStore, audit: CommandAudit, target: str, why: str) ->
 
 @click.command()
 @click.argument("target", metavar="IDENTITY|SERIAL")
-@with_audited_store
+@with_any_audited_store
 def unrevoke(store: AuthorityStore, audit: CommandAudit, target: str) -> None:
     """Take a revocation back.
 
@@ -75,7 +75,7 @@ def unrevoke(store: AuthorityStore, audit: CommandAudit, target: str) -> None:
 
 @click.command()
 @output_option
-@with_store
+@with_any_store
 def revocations(store: AuthorityStore, output: str) -> None:
     """List what is revoked, since when and why.
 
@@ -104,7 +104,7 @@ def revocations(store: AuthorityStore, output: str) -> None:
 @click.option(
     "--trust-domain", help="Whose roots they are.  [default: what the certificates made by interceptor say]"
 )
-@with_audited_store
+@with_any_audited_store
 def federate(store: AuthorityStore, audit: CommandAudit, file: Path, trust_domain: str | None) -> None:
     """Believe in the roots of another trust domain, for identities of that domain only.
 
@@ -128,7 +128,7 @@ def federate(store: AuthorityStore, audit: CommandAudit, file: Path, trust_domai
 
 @click.command()
 @click.argument("trust_domain")
-@with_audited_store
+@with_any_audited_store
 def unfederate(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None:
     """Stop believing in another trust domain.
 
@@ -144,7 +144,7 @@ def unfederate(store: AuthorityStore, audit: CommandAudit, trust_domain: str) ->
 
 @click.command()
 @click.argument("trust_domain")
-@with_audited_store
+@with_any_audited_store
 def alias(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None:
     """Let identities of another trust domain count as those of ours, as while it is renamed.
 
@@ -162,7 +162,7 @@ def alias(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None
 
 @click.command()
 @click.argument("trust_domain")
-@with_audited_store
+@with_any_audited_store
 def unalias(store: AuthorityStore, audit: CommandAudit, trust_domain: str) -> None:
     """Take an alias back.
 

@@ -10,7 +10,7 @@ from interceptor.agent.clock import wall_clock
 from interceptor.authority.admission import AllowPattern
 from interceptor.authority.tokens import Token
 from interceptor.authority_store.membership import MAX_TOKEN_LIFE, MIN_TOKEN_LIFE
-from interceptor.cli.ca.opening import duration, said, with_audited_store, with_store
+from interceptor.cli.ca.opening import duration, said, with_any_store, with_audited_store, with_store
 from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.quantities import in_seconds, seconds_until
 from interceptor.cli.table import Column
@@ -119,7 +119,7 @@ def list_tokens(store: AuthorityStore, output: str) -> None:
 
 @click.command()
 @output_option
-@with_store
+@with_any_store
 def nodes(store: AuthorityStore, output: str) -> None:
     """List the nodes that have joined, what each may ask for, and when it reported last.
 

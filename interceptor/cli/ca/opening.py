@@ -15,6 +15,14 @@ from interceptor.agent.authority_access import AUTHORITY_DIRECTORY
 from interceptor.agent.process import forbid_core_dumps
 from interceptor.authority_store import AuthorityStore
 from interceptor.cli.ca.operator import audit_of
+from interceptor.cli.ca.shared import (
+    AGENTS_OPTION,
+    SECRET_OPTION,
+    access_said,
+    change_shared,
+    secret_key,
+    service_account,
+)
 from interceptor.cli.context import pass_session
 from interceptor.config.values import parse_duration
 from interceptor.errors import InvalidInput, StateError, UsageError
@@ -29,18 +37,27 @@ _T = TypeVar("_T")
 
 MAX_PASSPHRASE = 1024
 VARIABLE = "INTERCEPTOR_CA_PASSPHRASE_FILE"
+DIRECTORY_VARIABLE = "INTERCEPTOR_CA_DIR"
 
 _DIRECTORY = click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Directory of the authority.  [default: 'authority' in paths.state of the configuration]",
+    envvar=DIRECTORY_VARIABLE,
+    help="Directory of the authority; with --secret, in memory, where to work.  [default: 'authority' in paths.state "
+    "of the configuration]",
 )
 _PASSPHRASE = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar=VARIABLE,
     help=f"File with the passphrase of its private keys, if they are encrypted; also ${VARIABLE}.",
+)
+_KUBERNETES = click.option(
+    "--kubernetes",
+    "api_server",
+    metavar="URL|pod",
+    help="With --secret: the API server, such as http://127.0.0.1:8001 of 'kubectl proxy'.  [default: as in a pod]",
 )
 
 
@@ -71,14 +88,55 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
     return place_options(opened)
 
 
+def with_any_store(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for what an authority in a Secret can be asked and told too, which a copy of it is then."""
+
+    def opened(
+        session: Session,
+        directory: Path,
+        passphrase: bytes | None,
+        secret: str | None,
+        agents: str | None,
+        api_server: str | None,
+        **arguments: object,
+    ) -> None:
+        del session
+        if secret is None:
+            with closing(AuthorityStore.open(directory, None, passphrase=passphrase)) as store:
+                command(store, **arguments)
+            return
+        if agents is None:
+            raise UsageError("--secret needs to know whose pods the nodes' agents are: give --agents too")
+        change_shared(
+            lambda store: command(store, **arguments),
+            access_said(api_server),
+            secret_key(secret),
+            service_account(agents),
+            directory,
+            passphrase,
+        )
+
+    update_wrapper(opened, command)
+    return SECRET_OPTION(AGENTS_OPTION(_KUBERNETES(place_options(opened))))
+
+
 def with_audited_store(command: Callable[..., None]) -> Callable[..., None]:
     """The same for a command that changes something: it gets the authority, and the audit to note the change in."""
 
+    return with_store(_audited(command))
+
+
+def with_any_audited_store(command: Callable[..., None]) -> Callable[..., None]:
+    """The same, also for an authority in a Secret."""
+    return with_any_store(_audited(command))
+
+
+def _audited(command: Callable[..., None]) -> Callable[..., None]:
     def audited(store: AuthorityStore, /, **arguments: object) -> None:
         command(store, audit_of(store), **arguments)
 
     update_wrapper(audited, command)
-    return with_store(audited)
+    return audited
 
 
 def said(parse: Callable[..., _T], *values: object) -> _T:

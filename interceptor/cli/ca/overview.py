@@ -13,7 +13,7 @@ from interceptor.agent.clock import wall_clock
 from interceptor.authority.outlook import Outlook, intermediate_outlook, root_outlook
 from interceptor.authority_service.command_audit import command_line
 from interceptor.authority_store import AuthorityStore
-from interceptor.cli.ca.opening import place_options, said, with_store
+from interceptor.cli.ca.opening import place_options, said, with_any_store
 from interceptor.cli.ca.operator import operator
 from interceptor.cli.output import coloured, output_option, print_data
 from interceptor.cli.quantities import in_seconds, seconds_until
@@ -61,7 +61,7 @@ def init(session: Session, directory: Path, passphrase: bytes | None, trust_doma
 
 @click.command()
 @output_option
-@with_store
+@with_any_store
 def status(store: AuthorityStore, output: str) -> None:
     """Say what the authority is, how long its certificates are valid, and how a rotation stands.
 
@@ -84,7 +84,7 @@ def status(store: AuthorityStore, output: str) -> None:
 
 
 @click.command()
-@with_store
+@with_any_store
 def bundle(store: AuthorityStore) -> None:
     """Print the root certificates of this trust domain in PEM, for 'ca federate' elsewhere.
 
@@ -106,15 +106,14 @@ def _make_parent(parent: Path) -> None:
 
 def _described(store: AuthorityStore) -> dict[str, Any]:
     now = wall_clock()
-    issuer, document = store.issuer(now), store.trust_document()
+    issuer, document = store.issuer_as_it_is(), store.trust_document()
     rotation = store.rotation_status()
     return {
         "trust_domain": store.trust_domain.name,
-        "directory": str(store.directory),
+        "directory": store.place,
         "root": _certificate(issuer.root, root_outlook(issuer, now)),
         "root_key": "present" if issuer.root_key is not None else "elsewhere",
         "intermediate": _certificate(issuer.intermediate, intermediate_outlook(issuer, now)),
-        "intermediate_error": store.renewal_error,
         "rotation": rotation.state.phase.value,
         "waiting_for": [laggard.node for laggard in rotation.laggards],
         "nodes": len(store.nodes()),
@@ -148,7 +147,6 @@ def _status_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("root key", data["root_key"]),
         ("intermediate", f"{_left(data['intermediate'])}, serial {data['intermediate']['serial_number']}"),
         *_remedy(data["intermediate"]),
-        *([("", data["intermediate_error"])] if data["intermediate_error"] else []),
         ("rotation", data["rotation"] + waiting),
         ("nodes", f"{data['nodes']}, and {data['tokens_unused']} tokens to join with"),
         ("revocations", str(data["revocations"])),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from interceptor.agent.clock import wall_clock
-from interceptor.authority.rotation import Phase, Step
-from interceptor.cli.ca.opening import with_audited_store, with_store
+from interceptor.authority.rotation import MAX_LISTED, Phase, Step
+from interceptor.cli.ca.opening import with_any_audited_store, with_any_store
 from interceptor.cli.output import output_option, print_data
 from interceptor.errors import utc
 
@@ -44,14 +44,26 @@ def rotate() -> None:
 
 def _step(step: Step, explanation: str) -> Callable[[AuthorityStore, CommandAudit], None]:
     @rotate.command(step.value, help=f"{explanation}\n\n\b\nExamples:\n  sudo interceptor ca rotate {step}")
-    @with_audited_store
+    @with_any_audited_store
     def command(store: AuthorityStore, audit: CommandAudit) -> None:
         with audit.noting(f"rotate {step}") as result:
             state = store.rotate(step, wall_clock())
             result |= {"phase": state.phase.value, "active_root": state.active, "other_root": state.other}
         click.echo(f"{state.phase}: {_DONE[state.phase]}")
+        _warn_of_tokens(store, step)
 
     return command
+
+
+def _warn_of_tokens(store: AuthorityStore, step: Step) -> None:
+    """Tokens name the root that issued when they were made."""
+    nodes = [token.node for token in store.tokens() if token.state(wall_clock()) == "unused"]
+    if step is Step.ACTIVATE and nodes:
+        click.echo(
+            f"interceptor: warning: tokens of before name the old root, and let nobody in any more, make others for: "
+            f"{', '.join(sorted(set(nodes))[:MAX_LISTED])}",
+            err=True,
+        )
 
 
 _step(Step.PREPARE, "Make a new root and intermediate; nothing else changes.")
@@ -65,7 +77,7 @@ _step(Step.ABORT, "Take back what was prepared or distributed, and destroy the n
 
 
 @rotate.command()
-@with_audited_store
+@with_any_audited_store
 def intermediate(store: AuthorityStore, audit: CommandAudit) -> None:
     """Issue from a new intermediate at once; needs the root key, and no node to confirm anything.
 
@@ -83,7 +95,7 @@ def intermediate(store: AuthorityStore, audit: CommandAudit) -> None:
 
 @rotate.command()
 @output_option
-@with_store
+@with_any_store
 def status(store: AuthorityStore, output: str) -> None:
     """Say how far the rotation is, what comes next, and which nodes it waits for.
 

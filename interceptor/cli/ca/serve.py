@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +11,28 @@ import click
 from interceptor.agent.authority_process import ServedAuthority, run_authority
 from interceptor.authority.return_tokens import MAX_PERIOD
 from interceptor.cli.ca.opening import duration, place_options, said
-from interceptor.cluster.head import ObjectKey
+from interceptor.cli.ca.shared import (
+    AGENTS_OPTION,
+    AUDIT_VARIABLE,
+    IN_POD,
+    SECRET_OPTION,
+    access_of_pod,
+    secret_key,
+    service_account,
+)
 from interceptor.config.values import parse_listen_address
-from interceptor.errors import InvalidInput, UsageError, quoted
-from interceptor.identity.spiffe_id import SERVICE_ACCOUNT, validate_name
-from interceptor.kubernetes.access import as_said, in_pod
+from interceptor.errors import UsageError
+from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.kubernetes.access import as_said
+from interceptor.shared_authority.names import SharedAuthority
 
 if TYPE_CHECKING:
     from interceptor.cli.context import Session
+    from interceptor.cluster.head import ObjectKey
     from interceptor.kubernetes.access import ApiAccess
     from interceptor.workload import Endpoint
 
 DEFAULT_ADDRESS = "127.0.0.1:15012"
-IN_POD = "pod"
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -41,6 +49,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--audit",
     "audit_path",
     type=click.Path(path_type=Path, dir_okay=False),
+    envvar=AUDIT_VARIABLE,
     help="File for a line about each certificate and each refusal.  [default: audit.jsonl in the directory]",
 )
 @click.option(
@@ -57,10 +66,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--kubernetes-ca-file", type=_FILE, help="PEM file with the CA that its certificate comes from."
 )
+@AGENTS_OPTION
+@SECRET_OPTION
 @click.option(
-    "--agents",
-    metavar="NAMESPACE/SERVICEACCOUNT",
-    help="Let nodes join by the tokens of this service account's pods (audience interceptor-ca).",
+    "--trust-domain",
+    help="Whose authority it is that is made in --secret.  [default: trustDomain of the configuration]",
 )
 @click.option(
     "--metrics",
@@ -86,6 +96,8 @@ def serve(
     kubernetes_token_file: Path | None,
     kubernetes_ca_file: Path | None,
     agents: str | None,
+    secret: str | None,
+    trust_domain: str | None,
     return_period: str,
     metrics_address: str | None,
     metrics_public: bool,
@@ -98,7 +110,12 @@ def serve(
     With --kubernetes, a node must bear the name that it has in the cluster, and gets a
     certificate only while the API shows a pod in the mesh, with that service account, on it:
     beside what its token allowed. That needs the right to list and watch pods and namespaces,
-    and for --agents the right to create tokenreviews.
+    and for --agents the right to create tokenreviews: nodes join by the tokens of that account's
+    pods (audience interceptor-ca).
+
+    With --secret, any number of replicas serve the same authority: its state is in that Secret,
+    made by the first of them, and --dir, in memory, is where each works. What comes with
+    'interceptor kubernetes manifests' is this.
 
     \b
     Examples:
@@ -107,9 +124,10 @@ def serve(
       interceptor ca serve --dir /var/lib/authority --kubernetes pod --agents mesh/agent
     """
     api = _access(api_server, kubernetes_token_file, kubernetes_ca_file)
-    account = None if agents is None else _service_account(agents)
+    account = None if agents is None else service_account(agents)
     if account is not None and api is None:
         raise UsageError("--agents asks the Kubernetes API about tokens: give --kubernetes too")
+    shared = _shared(secret, account, trust_domain, session)
     run_authority(
         ServedAuthority(
             directory,
@@ -120,9 +138,25 @@ def serve(
             account,
             duration(return_period, timedelta(0), MAX_PERIOD),
             _metrics_address(metrics_address, is_public=metrics_public),
+            shared,
         ),
         session.progress,
     )
+
+
+def _shared(
+    secret: str | None, agents: ObjectKey | None, trust_domain: str | None, session: Session
+) -> SharedAuthority | None:
+    if secret is None:
+        if trust_domain is not None:
+            raise UsageError("--trust-domain is for --secret; an authority in a directory knows its own")
+        return None
+    if agents is None:
+        raise UsageError(
+            "an authority in a Secret lets nodes join by their agents' tokens: give --agents too"
+        )
+    domain = session.config.trust_domain if trust_domain is None else said(TrustDomain.parse, trust_domain)
+    return SharedAuthority(domain, secret_key(secret))
 
 
 def _listen_address(text: str) -> Endpoint:
@@ -141,16 +175,6 @@ def _metrics_address(text: str | None, *, is_public: bool) -> Endpoint | None:
     return endpoint
 
 
-def _service_account(text: str) -> ObjectKey:
-    namespace, slash, name = text.partition("/")
-    if not slash:
-        raise UsageError(f"{quoted(text)} is not a service account, expected NAMESPACE/SERVICEACCOUNT")
-    try:
-        return ObjectKey(validate_name("namespace", namespace), validate_name(SERVICE_ACCOUNT, name))
-    except InvalidInput as error:
-        raise UsageError(str(error)) from None
-
-
 def _access(server: str | None, token_file: Path | None, ca_file: Path | None) -> ApiAccess | None:
     if server is not None and server != IN_POD:
         return as_said(server, token_file, ca_file)
@@ -160,7 +184,4 @@ def _access(server: str | None, token_file: Path | None, ca_file: Path | None) -
         )
     if server is None:
         return None
-    found = in_pod(os.environ)
-    if found is None:
-        raise UsageError("this is no pod: give the URL of the API server with --kubernetes")
-    return found
+    return access_of_pod()

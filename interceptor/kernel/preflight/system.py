@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from interceptor.kernel.preflight.finding import Finding
     from interceptor.kernel.preflight.subject import Subject
 
-MINIMUM_KERNEL = (5, 17)  # the first whose sk_lookup programs are told the link that a connection came over
+# What is needed of the kernel that not every kernel with bpf(2) links has: since when, and what.
+_NEEDED = (
+    ((5, 9), "sk_lookup programs, which steer what arrives to the proxy"),
+    ((5, 14), "SO_NETNS_COOKIE, by which the agent tells network namespaces apart"),
+    ((5, 15), "bpf_get_netns_cookie in sock_ops programs, by which these do"),
+    ((5, 17), "ingress_ifindex in sk_lookup programs, the link that a connection came over"),
+)
 WANTED_DESCRIPTORS = 65_536
 DESCRIPTORS_PER_CONNECTION = 4  # when both of its workloads are on this machine
 _PLAUSIBLE_YEARS = range(2025, 2100)
@@ -66,9 +72,10 @@ def check_kernel(_subject: Subject) -> Iterator[Finding]:
 def judge_kernel(release: str, machine: str) -> Finding:
     """Whether a kernel (`uname -r`, `uname -m`) has all hooks."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
-    if numbers < MINIMUM_KERNEL:
+    missing = [f"{what} (since {since[0]}.{since[1]})" for since, what in _NEEDED if numbers < since]
+    if missing:
         return failure(
-            f"Linux {release} is too old, its sk_lookup programs are not told the link that a connection came over",
+            f"Linux {release} is too old, it does not have: {'; '.join(missing)}",
             "use Linux 5.17 or newer (Debian 12, Ubuntu 24.04)",
         )
     if not bpf_syscall.is_known_here():
