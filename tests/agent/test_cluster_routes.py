@@ -24,9 +24,12 @@ CLIENT = ip_address("10.0.0.9")
 
 @pytest.fixture
 def routes(tmp_path: Path) -> ClusterRoutes:
-    config = parse_config(
-        f"mesh: {{cidrs: [10.0.0.0/8, "fd00::/8"]}}\nbridge: {{ipv4: 10.215.0.1/24, ipv6: "fd15:8::1/64"}}\npaths: {{state: {tmp_path}}}\n", "config.yaml", node="node-1"
+    text = (
+        "mesh: {cidrs: [10.0.0.0/8, 'fd00::/8']}\n"
+        "bridge: {ipv4: 10.215.0.1/24, ipv6: 'fd15:8::1/64'}\n"
+        f"paths: {{state: {tmp_path}}}\n"
     )
+    config = parse_config(text, "config.yaml", node="node-1")
     cluster = cluster_of(
         namespaces=[namespace("shop", labels=MESH)],
         pods=[pod("shop/web-1", "10.0.0.1"), pod("shop/far-1", "192.0.2.7")],
