@@ -65,7 +65,8 @@ class ClusterRoutes:
     def _is_certain(self, found: Resolution, destination: Endpoint) -> bool:
         """Whether what is left to kube-proxy is known to be nobody's of the mesh.
 
-        A service is; an unknown address may be a new pod's, if it is inside the mesh's ranges.
+        A service is; an unknown address may be a new pod's, if it is inside the mesh's ranges. Without a list of the
+        pods nothing is.
         """
         is_beyond = not any(destination.address in cidr for cidr in self._mesh)
-        return is_beyond or (found.service is not None and self._watch.cluster.pods.is_listed)
+        return self._watch.cluster.pods.is_listed and (is_beyond or found.service is not None)

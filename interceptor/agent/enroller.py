@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from interceptor.credentials import Credentials
     from interceptor.kernel.netns import NetworkNamespace
     from interceptor.labels import Labels
-    from interceptor.workload import WorkloadKey
+    from interceptor.workload import IPAddress, WorkloadKey
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,14 @@ class Enroller:
     def cut_off(self) -> tuple[CutOff, ...]:
         """What could not be taken over, by namespace and name."""
         return tuple(self._members.cut_off[key] for key in sorted(self._members.cut_off))
+
+    def will_be_back(self, address: IPAddress) -> bool:
+        """Whether a workload of the last agent has an address which is not served by this one (yet)."""
+        waiting = (
+            *self._members.pending.values(),
+            *(found.state for found in self._members.cut_off.values()),
+        )
+        return any(address in state.addresses for state in waiting)
 
     def get(self, key: WorkloadKey) -> Enrolled | None:
         return self._members.enrolled.get(key)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
     from interceptor.proxy.route import Locate
-    from interceptor.workload import Workload, WorkloadKey
+    from interceptor.workload import IPAddress, Workload, WorkloadKey
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,9 @@ class Node:
             cluster.policies if cluster is not None else None,
             lambda: self.enroller.egress,
         )
-        self.locate: Locate = by_ranges(config.mesh_cidrs) if cluster is None else cluster.routes
+        self.locate: Locate = (
+            by_ranges(config.mesh_cidrs, self._may_be_ours) if cluster is None else cluster.routes
+        )
         self.started_at = wall_clock()
         self.enroller = Enroller(
             Shared(
@@ -126,6 +128,11 @@ class Node:
         self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
         self._stop = trio.Event()
         self.is_leaving = False  # nobody will come after us: whoever ran us must tear down
+
+    def _may_be_ours(self, address: IPAddress) -> bool:
+        """Whether a workload had an address until a moment ago, or will have it again."""
+        just_gone = self._departed.holder(address, trio.current_time())
+        return just_gone is not None or self.enroller.will_be_back(address)
 
     # Told by the credentials.
 

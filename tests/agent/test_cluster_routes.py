@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from interceptor.agent.cluster_routes import ClusterRoutes
+from interceptor.cluster.cluster import Cluster
 from interceptor.config import parse_config
 from interceptor.proxy.route import Way
 from interceptor.workload import Endpoint
@@ -55,3 +56,9 @@ def test_way_of_an_address_is_as_the_cluster_and_the_ranges_say(
     endpoint = Endpoint.parse(destination)
     found = routes(endpoint, CLIENT)
     assert (found.way, found.endpoint) == (way, endpoint)
+
+
+def test_nobody_is_outside_for_certain_before_the_pods_were_listed(routes: ClusterRoutes) -> None:
+    unlisted = Cluster()
+    routes._watch = SimpleNamespace(cluster=unlisted)  # type: ignore[assignment]
+    assert routes(Endpoint.parse("192.0.2.1:80"), CLIENT).way is Way.MESH

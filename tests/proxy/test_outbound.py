@@ -135,6 +135,16 @@ async def test_destination_outside_of_the_mesh_is_decided_at_once_and_reached_in
     assert (record.verdict, record.transport, record.is_outside) == ("permit", Transport.PLAINTEXT, True)
 
 
+async def test_destination_outside_that_a_workload_may_have_again_is_no_stranger(
+    mesh: Mesh, nursery: trio.Nursery
+) -> None:
+    mesh.source.change(locate=by_ranges([ip_network("127.0.0.2/32")], lambda a: a == DESTINATION_ADDRESS))
+    mesh.registry.replace(mesh.registry.value.without(mesh.destination.workload.key))
+    mesh.source.start(nursery)
+    mesh.aim = Endpoint(DESTINATION_ADDRESS, 80)
+    await refused(mesh, Reason.UNKNOWN_DESTINATION)
+
+
 async def test_destination_outside_of_the_mesh_that_no_list_allows_is_refused_by_name(
     mesh: Mesh, nursery: trio.Nursery
 ) -> None:
