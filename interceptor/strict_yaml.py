@@ -8,7 +8,6 @@ Ten thousand policies are two million values: nodes are named tuples, which take
 classes to make, and the type of an event is compared before it is asked for its base classes.
 """
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,9 +21,11 @@ from interceptor.errors import quoted
 _STR, _NULL, _INT = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "int"))
 _RESOLVER: Final = yaml.resolver.Resolver()
 _TEXT: Final = (True, False)  # what is in quotes
-_DOCUMENT_START: Final = re.compile(r"(?<=\n)---(?=[ \t\n])")
+_new: Final = tuple.__new__  # half as long as to call a named tuple's class, and there are millions
+_DOCUMENT_START: Final = "\n---"  # and one of these behind it
+_BLANKS: Final = (" ", "\t", "\n")
 # A directive, which is said before a document, and what YAML counts as the end of a line beside "\n".
-_UNCUTTABLE: Final = re.compile("^\ufeff?%|[\r\x85\u2028\u2029]", re.MULTILINE)
+_UNCUTTABLE: Final = ("\n%", "\r", "\x85", "\u2028", "\u2029")
 
 
 class StrictYamlError(Exception):
@@ -108,13 +109,17 @@ def split_documents(text: str) -> tuple[Part, ...]:
     no scalar (YAML 1.1, 4.1.2 and 9.1.2, "c-forbidden" in 1.2). What would make lines hard to count, or reach from one
     document into the next (a directive), is left in one part.
     """
-    if _UNCUTTABLE.search(text):
+    if any(sign in text for sign in _UNCUTTABLE) or text.startswith(("%", "\ufeff%")):
         return (Part(text, 1),)
     parts, begin, line = [], 0, 1
-    for mark in _DOCUMENT_START.finditer(text):
-        parts.append(Part(text[begin : mark.start()], line))
-        line += text.count("\n", begin, mark.start())
-        begin = mark.start()
+    found = text.find(_DOCUMENT_START)
+    while found >= 0:
+        start = found + 1
+        if text[found + 4 : found + 5] in _BLANKS:
+            parts.append(Part(text[begin:start], line))
+            line += text.count("\n", begin, start)
+            begin = start
+        found = text.find(_DOCUMENT_START, start)
     return (*parts, Part(text[begin:], line))
 
 
@@ -191,13 +196,14 @@ class _Reader:
         if depth >= self._max_depth:
             self._refuse(event, f"cannot be read, it is nested deeper than {self._max_depth} levels")
         mark = event.start_mark
-        place = mark.line + self._first, mark.column + 1
+        line, column = mark.line + self._first, mark.column + 1
         if type(event) is yaml.ScalarEvent:
-            is_text, is_null = _TEXT if event.style else _plain(event.value)
-            return ScalarNode(event.value, is_text, is_null, *place)
+            text = event.value
+            is_text, is_null = _TEXT if event.style else _plain(text)
+            return _new(ScalarNode, (text, is_text, is_null, line, column))
         if type(event) is yaml.SequenceStartEvent:
-            return ListNode(self._items(depth + 1), *place)
-        return MappingNode(self._entries(depth + 1), *place)
+            return _new(ListNode, (self._items(depth + 1), line, column))
+        return _new(MappingNode, (self._entries(depth + 1), line, column))
 
     def _items(self, depth: int) -> tuple[Node, ...]:
         items = []

@@ -15,6 +15,7 @@ attendant         what each needs all the time: certificates, current addresses
 beliefs           whom they believe
 pod_keeper        in a cluster: has the pods enrolled that shall be
 pod_gate          which of the others wait, and which are outside of the mesh
+pod_probes        which connections of the kubelet are probes
 cluster_routes    where connections to the cluster's services lead
 cluster_side      the API of the cluster, and who is told what of it
 cluster_policies  its policy objects as a source of policies

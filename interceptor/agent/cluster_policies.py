@@ -29,15 +29,15 @@ class ClusterPolicies:
         self._objects = PolicyObjects(parse)
 
     @property
+    def not_read(self) -> tuple[str, ...]:
+        """The names beside the files that are none of a policy file."""
+        return self._files.not_read
+
+    @property
     def is_known(self) -> bool:
         """Whether the API has said which objects there are; none is an answer too."""
         cluster = self._watch.cluster
         return cluster.peer_authentications.is_listed and cluster.authorization_policies.is_listed
-
-    @property
-    def not_read(self) -> tuple[str, ...]:
-        """Of the files."""
-        return self._files.not_read
 
     def signature(self) -> object:
         """What is there, to see whether it changed."""

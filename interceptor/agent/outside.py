@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 # A process may be on its way from connect(2) to the SYN when its namespace is admitted.
 QUIET_SECONDS = 0.5
+# Longer than TCP tries; a program in there could keep us waiting for as long as it likes.
+SERVED_SECONDS_AT_MOST = 300.0
 MAX_CARRIED = 1024  # at once, of one namespace
 _LOOPBACK = {
     ListenerSlot.PLAINTEXT_IPV4: (socket.AF_INET, "127.0.0.1"),
@@ -104,14 +106,15 @@ async def _carry(accepted: socket.socket, outlet: Outlet, places: trio.CapacityL
 
 async def _wait_until_nothing_is_held(netns: NetworkNamespace) -> None:
     quiet = 0.0
-    while quiet < QUIET_SECONDS:
-        await trio.sleep(POLL_SECONDS)
-        try:
-            held = count_connecting(netns, OUTBOUND_PORT)
-        except KernelError as error:
-            log.warning("what is held cannot be counted, and is given up: %s", error)
-            return
-        quiet = 0.0 if held else quiet + POLL_SECONDS
+    with trio.move_on_after(SERVED_SECONDS_AT_MOST):
+        while quiet < QUIET_SECONDS:
+            await trio.sleep(POLL_SECONDS)
+            try:
+                held = count_connecting(netns, OUTBOUND_PORT)
+            except KernelError as error:
+                log.warning("what is held cannot be counted, and is given up: %s", error)
+                return
+            quiet = 0.0 if held else quiet + POLL_SECONDS
 
 
 def _open_listeners(netns: NetworkNamespace, undo: ExitStack) -> dict[ListenerSlot, socket.socket]:

@@ -20,7 +20,6 @@ from typing import IO, TYPE_CHECKING, Any
 from interceptor.errors import PolicyError
 from interceptor.labels import Labels
 from interceptor.policy import documents
-from interceptor.policy.filing import Excluded
 from interceptor.policy.matching import Attribute, Pattern, Projection
 from interceptor.policy.packed_rules import PackedRules, pack
 from interceptor.policy.parse import parse_part
@@ -68,7 +67,7 @@ _ALLOWED = {
     for each in (
         documents.Action, documents.AuthorizationPolicy, documents.EgressPolicy, documents.FieldMatch, documents.Head,
         documents.Kind, documents.LegacyException, documents.PeerAuthentication, documents.Place, documents.PolicyName,
-        documents.Rule, Excluded, Parsed, Attribute, Direction, Labels, MtlsMode, PackedRules, Pattern, Projection,
+        documents.Rule, Parsed, Attribute, Direction, Labels, MtlsMode, PackedRules, Pattern, Projection,
         datetime, timedelta, timezone,
     )
 }  # fmt: skip

@@ -34,9 +34,9 @@ Signature = tuple[tuple[str, int, int, int, int], ...]  # name, inode, size, tim
 
 @dataclass(frozen=True, slots=True)
 class PolicyTexts:
-    """The documents of all files, and for each by its name the text in which it stands.
+    """The files as they were read: `documents` of all, and for each by its name the text in which it stands.
 
-    In a cluster `documents` has those of the API's objects too, and `objects` their texts; None where there is no cluster.
+    `objects` are the texts of those that are objects of a cluster's API instead, None where there is no cluster.
     """
 
     documents: tuple[Document, ...]
@@ -45,8 +45,8 @@ class PolicyTexts:
     objects: Mapping[str, str] | None = None
 
     @property
-    def everything(self) -> Mapping[str, str]:
-        """The texts of all documents."""
+    def all_texts(self) -> Mapping[str, str]:
+        """Those of files and of objects."""
         return {**self.texts, **(self.objects or {})}
 
     @property
@@ -69,7 +69,7 @@ class PolicySource(Protocol):
 
     @property
     def not_read(self) -> tuple[str, ...]:
-        """The names of what lies among the files and is none of them."""
+        """The names in the directory that are none of a policy file."""
 
     def signature(self) -> object:
         """What is there, to see whether it changed; PolicyError if unreadable."""

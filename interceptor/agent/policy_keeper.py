@@ -220,7 +220,7 @@ class PolicyKeeper:
         self._policy.replace(policies)
         closed = await self.redecide()
         changes = await trio.to_thread.run_sync(changes_between, before.documents, policies.documents)
-        diff = await trio.to_thread.run_sync(diff_between, self._texts, loaded.everything, changes)
+        diff = await trio.to_thread.run_sync(diff_between, self._texts, loaded.all_texts, changes)
         self._audit.policy_changed(by, changes, closed, diff)
         self._accept(loaded)
         await trio.to_thread.run_sync(self._remember, loaded)
@@ -287,9 +287,8 @@ class PolicyKeeper:
             "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
         }
         if any(changes.values()):
-            by = f"files of {loaded.owners}" if loaded.owners else "removal of all files"
             diff = diff_between({}, loaded.texts, changes)  # of what was before only the digests are known
-            self._audit.policy_changed(f"{by}, while no agent ran", changes, 0, diff)
+            self._audit.policy_changed(f"{loaded.author}, while no agent ran", changes, 0, diff)
 
     def _build(self, documents: tuple[Document, ...]) -> PolicySet:
         policy = self._config.policy
@@ -297,7 +296,7 @@ class PolicyKeeper:
             return PolicySet(self._config.mode, documents, policy.root_namespace, policy.address_mismatch)
 
     def _accept(self, loaded: PolicyTexts) -> None:
-        self._texts = loaded.everything
+        self._texts = loaded.all_texts
         self.error = ""
         self.loaded_at = self._now()
         self._metrics.set_policies(len(loaded.documents), refused=False)

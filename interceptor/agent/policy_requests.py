@@ -73,7 +73,8 @@ class PolicyRequests:
     def _warnings(self, documents: tuple[Document, ...], inventory: Inventory) -> list[str]:
         """What is valid and probably not meant."""
         root = self._node.config.policy.root_namespace
-        return list(warnings(documents, root, self._node.now(), inventory))
+        found = warnings(documents, root, self._node.now(), inventory)
+        return list(found)
 
     async def _warnings_of(self, documents: tuple[Document, ...]) -> list[str]:
         return await trio.to_thread.run_sync(self._warnings, documents, self._inventory())

@@ -26,6 +26,7 @@ class QueuedFile(Generic[T]):
         self, path: Path, max_bytes: int, what: str, format_line: Callable[[T], str], *, keep: int = 1
     ) -> None:
         self._file = LineFile(path, max_bytes, keep=keep)
+        self._max_bytes = max_bytes
         self._what = what
         self._format = format_line
         self._queue: deque[T] = deque()
@@ -41,11 +42,21 @@ class QueuedFile(Generic[T]):
 
     def flush(self) -> None:
         """Write everything that is queued; called from one thread at a time."""
-        lines = []
+        lines: list[str] = []
+        size = 0
         while self._queue:
-            lines.append(self._format(self._queue.popleft()))
-        if not lines:
-            return
+            line = self._format(self._queue.popleft())
+            size += len(line.encode()) + 1
+            if (
+                lines and size > self._max_bytes
+            ):  # a burst fills several files, none of which is larger than allowed
+                self._write(lines)
+                lines, size = [], len(line.encode()) + 1
+            lines.append(line)
+        if lines:
+            self._write(lines)
+
+    def _write(self, lines: list[str]) -> None:
         try:
             self._file.write(lines)
         except OSError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
-from interceptor.policy.verdict import Denial, Reason
+from interceptor.policy.verdict import Denial, Permit, Reason
 from interceptor.proxy.redecide import BATCH, attempt_again
 from interceptor.proxy.route import Way
 from interceptor.telemetry.recent_attempts import WINDOW_SECONDS
@@ -171,13 +171,24 @@ def _change(node: Node, question: _Question, candidate: PolicySet) -> _Change | 
         after = candidate.decide_inbound(encrypted)
     if _word(before) == _word(after):
         return False
+    by = after.policy or _plaintext_by(candidate, question, after)
     target = question.target
     where = f"{target.key}:{attempt.destination.port}" if target else str(attempt.destination)
     if isinstance(attempt, OutboundAttempt):
-        return _Change("outbound", str(attempt.source.key), where, _word(before), _word(after), after.policy)
+        return _Change("outbound", str(attempt.source.key), where, _word(before), _word(after), by)
     holder = node.registry.value.by_address(attempt.source_address)
     source = holder.key if holder is not None and attempt.source_identity else attempt.source_address
-    return _Change("inbound", str(source), where, _word(before), _word(after), after.policy)
+    return _Change("inbound", str(source), where, _word(before), _word(after), by)
+
+
+def _plaintext_by(policies: PolicySet, question: _Question, verdict: Verdict) -> str:
+    """The document because of which it would be plaintext, or mutual TLS: an exception, or whatever gave the mode."""
+    if isinstance(verdict, Permit) and verdict.exception:
+        return verdict.exception
+    if question.target is None:
+        return ""
+    mode = policies.modes.at(question.target, question.attempt.destination.port)
+    return str(mode.given_by or "")
 
 
 def _encrypted(node: Node, attempt: InboundAttempt | OutboundAttempt) -> InboundAttempt | None:

@@ -61,12 +61,15 @@ _STATE_FILES = (
 _AUTHORITY_DIRECTORIES = ("authority", ".authority.new")  # the second: a creation that was interrupted
 
 
-def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], None]) -> None:
+def tear_down(
+    config: Config, *, keep_state: bool, remove_audit: bool, progress: Callable[[str], None]
+) -> None:
     """Withdraw everything and remove what is left, in an order in which nothing passes in plaintext too early.
 
     Run it when the agent has stopped or died.  `keep_state` leaves the state
     directory: the authority, the node's identity, the connection records and the
-    log.  Where anything in the configuration is another agent's, InterceptorError
+    log.  The audit trail is left in any case unless `remove_audit` is given: who
+    changed a policy must not be able to end the trail of it in passing.  Where anything in the configuration is another agent's, InterceptorError
     says what, and everything stays as it is.
     """
     paths = config.paths
@@ -92,7 +95,7 @@ def tear_down(config: Config, *, keep_state: bool, progress: Callable[[str], Non
             unmount_bpffs(BPFFS)
         _remove_run_directory(paths.run_dir)
         if not keep_state:
-            _remove_state(config)
+            _remove_state(config, _audit_trail(config), remove_audit=remove_audit, progress=progress)
 
 
 def wait_for_end(pid: int) -> None:
@@ -197,19 +200,32 @@ def _remove_tree(directory: Path) -> None:
     directory.rmdir()
 
 
-def _remove_state(config: Config) -> None:
+def _audit_trail(config: Config) -> list[Path]:
+    """The files of the audit trail that are there."""
+    return [path for path in _rotated(config.paths.audit, audit.KEEP) if path.exists()]
+
+
+def _rotated(path: Path, keep: int) -> list[Path]:
+    return [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]
+
+
+def _remove_state(
+    config: Config, trail: list[Path], *, remove_audit: bool, progress: Callable[[str], None]
+) -> None:
     """Remove what we keep in the state directory; anything else in it stays, and so does the directory."""
     state_dir = config.paths.state_dir
-    for path, keep in ((config.records.path, 1), (config.paths.audit, audit.KEEP)):
-        for old in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))):
-            old.unlink(missing_ok=True)
+    for old in (*_rotated(config.records.path, 1), *(trail if remove_audit else ())):
+        old.unlink(missing_ok=True)
     for name in _AUTHORITY_DIRECTORIES:
         _remove_tree(state_dir / name)
     for name in _STATE_FILES:
         (state_dir / name).unlink(missing_ok=True)
     KeptIdentity(state_dir).remove()
     ReturnTokens(state_dir).remove()
-    _remove_if_empty(state_dir)
+    if trail and not remove_audit:
+        progress(f"the audit trail stays: {trail[0]}; 'interceptor down --remove-audit' removes it too")
+    if remove_audit or not any(path.parent == state_dir for path in trail):
+        _remove_if_empty(state_dir)
 
 
 def _remove_if_empty(directory: Path) -> None:

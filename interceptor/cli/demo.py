@@ -177,8 +177,8 @@ class Performance:
 
     def _take_down(self) -> None:
         self._act("Take everything away")
-        self._typed("sudo interceptor down")
-        self._stage.interceptor("down", tell=_tell)
+        self._typed("sudo interceptor down --remove-audit")
+        self._stage.interceptor("down", "--remove-audit", tell=_tell)
         left = [
             str(path)
             for path in (

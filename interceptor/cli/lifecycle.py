@@ -90,22 +90,28 @@ def up(session: Session, join_token: str | None, join_token_file: TextIO | None)
 @click.option(
     "--keep-state", is_flag=True, help="Keep the certificate authority, the connection records and the log."
 )
+@click.option("--remove-audit", is_flag=True, help="Remove the audit trail too (paths.audit).")
 @pass_session
-def down(session: Session, keep_state: bool) -> None:
-    """Withdraw every workload, stop the agent, and leave nothing behind.
+def down(session: Session, keep_state: bool, remove_audit: bool) -> None:
+    """Withdraw every workload, stop the agent, and leave nothing behind but the audit trail.
 
     \b
     Commands that were started with 'interceptor run' are ended. It works without a
-    running agent too, and may be repeated.
+    running agent too, and may be repeated. The audit trail (audit.jsonl and the
+    rotated audit.jsonl.1 to .8 in the state directory) stays where it is, unless
+    --remove-audit is given.
 
     \b
     Examples:
       sudo interceptor down
       sudo interceptor down --keep-state
+      sudo interceptor down --remove-audit
     """
     from interceptor.agent.teardown import tear_down, wait_for_end
 
     require_root("interceptor down")
+    if keep_state and remove_audit:
+        raise UsageError("--keep-state keeps the audit trail too, give one of it and --remove-audit")
     try:
         answer = session.ask("down", seconds=DOWN_SECONDS)
     except AgentError as error:
@@ -114,7 +120,7 @@ def down(session: Session, keep_state: bool) -> None:
         for name in answer["withdrawn"]:
             session.progress(f"withdrew {name}")
         wait_for_end(answer["pid"])
-    tear_down(session.config, keep_state=keep_state, progress=session.progress)
+    tear_down(session.config, keep_state=keep_state, remove_audit=remove_audit, progress=session.progress)
     click.echo("down: nothing is captured any more")
 
 

@@ -112,7 +112,8 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     except AnsweredError:
         raise  # together with the files that are there, they are not
     except AgentError as error:
-        for warning in warnings(documents, session.config.policy.root_namespace, wall_clock(), None):
+        root = session.config.policy.root_namespace
+        for warning in warnings(documents, root, wall_clock(), None):
             click.echo(f"{coloured('warning')}: {warning}")
         click.echo(f"{len(documents)} documents are valid; nobody was asked whom they select: {error}")
         return

@@ -81,14 +81,14 @@ class Stage:
             if self._running is not None:
                 self._running.communicate()  # an agent that is still starting could not be taken down
             if self._is_up:
-                self.interceptor("down", tell=_silent)
+                self.interceptor("down", "--remove-audit", tell=_silent)
 
-    def interceptor(self, command: str, *, tell: Callable[[str], None]) -> None:
+    def interceptor(self, command: str, *options: str, tell: Callable[[str], None]) -> None:
         """Run `interceptor COMMAND` to its end; each line of it is told.  DemoFailed with its last one if it fails."""
         self._is_up = True  # even half a start is something to take down
         last = ""
         self._running = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            self._command(command),
+            self._command(command, *options),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -113,8 +113,8 @@ class Stage:
         self._undo.callback(program.end)
         return program
 
-    def _command(self, command: str) -> list[str]:
-        return [sys.executable, "-m", "interceptor", "--config", str(self.session.config_path), command]
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "interceptor", "--config", str(self.session.config_path), *arguments]
 
 
 class Program:

@@ -16,6 +16,8 @@ from interceptor.policy.rule_index import RuleIndex
 from interceptor.policy.scope import Scope
 from interceptor.workload import Workload
 
+_Numbered = tuple[int, AuthorizationPolicy]  # by its place in the set
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -30,8 +32,8 @@ class Outcome:
 class _Group:
     """Policies that are filed together, by what they do."""
 
-    deny: RuleIndex
-    allow: RuleIndex
+    deny: RuleIndex[AuthorizationPolicy]
+    allow: RuleIndex[AuthorizationPolicy]
     allow_selectors: tuple[Labels, ...]
     trial: "_Group | None"  # those in dry run
 
@@ -41,22 +43,17 @@ class _Group:
         in_force = [(n, policy) for n, policy in numbered if not policy.dry_run]
         on_trial = [(n, policy) for n, policy in numbered if policy.dry_run]
         return cls(
-            deny=RuleIndex.of((n, policy) for n, policy in in_force if policy.action is Action.DENY),
-            allow=RuleIndex.of((n, policy) for n, policy in in_force if policy.action is Action.ALLOW),
-            allow_selectors=tuple(
-                {policy.head.selector for _, policy in in_force if policy.action is Action.ALLOW}
-            ),
+            deny=_index(in_force, Action.DENY),
+            allow=_index(in_force, Action.ALLOW),
+            allow_selectors=_allow_selectors(in_force),
             trial=cls._on_trial(on_trial) if on_trial else None,
         )
 
     @classmethod
-    def _on_trial(cls, policies: list[tuple[int, AuthorizationPolicy]]) -> Self:
-        def of_action(action: Action) -> list[tuple[int, AuthorizationPolicy]]:
-            return [(n, policy) for n, policy in policies if policy.action is action]
-
-        allow = of_action(Action.ALLOW)
-        selectors = tuple({policy.head.selector for _, policy in allow})
-        return cls(RuleIndex.of(of_action(Action.DENY)), RuleIndex.of(allow), selectors, None)
+    def _on_trial(cls, policies: list[_Numbered]) -> Self:
+        return cls(
+            _index(policies, Action.DENY), _index(policies, Action.ALLOW), _allow_selectors(policies), None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +101,16 @@ def would_change(outcome: Outcome, changed: Outcome) -> str:
     return f"{changed.by}, in dry run, would deny it"
 
 
-def _first(indexes: Iterable[RuleIndex], labels: Labels, facts: Facts) -> PolicyName | None:
+def _index(policies: list[_Numbered], action: Action) -> RuleIndex[AuthorizationPolicy]:
+    return RuleIndex.of((n, policy, policy.rules) for n, policy in policies if policy.action is action)
+
+
+def _allow_selectors(policies: list[_Numbered]) -> tuple[Labels, ...]:
+    return tuple({policy.head.selector for _, policy in policies if policy.action is Action.ALLOW})
+
+
+def _first(
+    indexes: Iterable[RuleIndex[AuthorizationPolicy]], labels: Labels, facts: Facts
+) -> PolicyName | None:
     found = [match for index in indexes if (match := index.first_match(facts, labels)) is not None]
     return min(found, key=lambda match: match[0])[1].head.name if found else None

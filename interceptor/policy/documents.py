@@ -198,7 +198,11 @@ class LegacyException:
 
     def covers(self, facts: Facts, at: float) -> bool:
         """Whether a plaintext connection at that time (Unix seconds) is one of those that were excepted."""
-        return at < self.expires.timestamp() and self.match.matches(facts)
+        return self.holds(at) and self.match.matches(facts)
+
+    def holds(self, at: float) -> bool:
+        """Whether it has not ended by that time."""
+        return at < self.expires.timestamp()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,17 @@ Istio decides at the destination only. Two things it lacks: an allow list of whe
 does not send plaintext just because somebody else's document says so.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
 
 from interceptor.labels import Labels
-from interceptor.policy.documents import EgressPolicy, LegacyException, PolicyName
+from interceptor.policy.documents import EgressPolicy, FieldMatch, LegacyException, PolicyName, Rule
 from interceptor.policy.matching import Attribute, Facts, Pattern
 from interceptor.policy.modes import ModeDecision
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.remembered import Remembered
+from interceptor.policy.rule_index import RuleIndex
 from interceptor.policy.scope import Scope, selects
 from interceptor.workload import Direction, Workload
 
@@ -21,46 +23,88 @@ from interceptor.workload import Direction, Workload
 class Exceptions:
     """All LegacyExceptions of a set."""
 
-    _scope: Scope[tuple[LegacyException, ...]]
+    _scope: Scope[dict[Direction, RuleIndex[LegacyException]]]
 
     @classmethod
     def of(cls, documents: Iterable[LegacyException], root: str) -> Self:
         """`documents` in the order of their names."""
-        return cls(Scope.of(documents, root, lambda group: group))
+        ordered = tuple(documents)
+        order = _order(ordered)
+
+        def index(found: tuple[LegacyException, ...]) -> dict[Direction, RuleIndex[LegacyException]]:
+            return {
+                direction: RuleIndex.of(
+                    (order[document.head.name], document, (document.match,))
+                    for document in found
+                    if document.direction is direction
+                )
+                for direction in Direction
+            }
+
+        return cls(Scope.of(ordered, root, index))
 
     def covering(
         self, direction: Direction, workload: Workload, facts: Facts, at: float
     ) -> PolicyName | None:
         """The exception that lets a plaintext connection of this workload through at that time, if there is one."""
-        found = [
-            document.head.name
-            for group in self._scope.around(workload.namespace, workload.labels)
-            for document in group
-            if document.direction is direction
-            and selects(document, workload.labels)
-            and document.covers(facts, at)
-        ]
-        return min(found, default=None)
+        groups = self._scope.around(workload.namespace, workload.labels)
+        indexes = (group[direction] for group in groups)
+        found = _first(indexes, workload.labels, facts, lambda document: document.holds(at))
+        return None if found is None else found.head.name
+
+
+@dataclass(frozen=True, slots=True)
+class _EgressGroup:
+    """Policies that are filed together, each under all that it says."""
+
+    documents: tuple[EgressPolicy, ...]
+    allow: RuleIndex[EgressPolicy]
+    refuse: RuleIndex[EgressPolicy]
+    accept: RuleIndex[EgressPolicy]
+    allow_selectors: tuple[Labels, ...]
+
+    @classmethod
+    def of(cls, documents: tuple[EgressPolicy, ...], order: dict[PolicyName, int]) -> Self:
+        """`documents` in the order of their names."""
+
+        def index(rules_of: Callable[[EgressPolicy], tuple[Rule, ...]]) -> RuleIndex[EgressPolicy]:
+            return RuleIndex.of((order[each.head.name], each, rules_of(each)) for each in documents)
+
+        return cls(
+            documents,
+            allow=index(lambda policy: policy.allow or ()),
+            refuse=index(lambda policy: _to_blocks(policy.refuse_plaintext)),
+            accept=index(lambda policy: _to_blocks(policy.accept_plaintext)),
+            allow_selectors=tuple({each.head.selector for each in documents if each.allow is not None}),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Egress:
     """All EgressPolicies of a set."""
 
-    _scope: Scope[tuple[EgressPolicy, ...]]
+    _scope: Scope[_EgressGroup]
+    _listing: Remembered[tuple[str, Labels], list[EgressPolicy]] = field(
+        default_factory=Remembered, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, documents: Iterable[EgressPolicy], root: str) -> Self:
         """`documents` in the order of their names."""
-        return cls(Scope.of(documents, root, lambda group: group))
+        ordered = tuple(documents)
+        order = _order(ordered)
+        return cls(Scope.of(ordered, root, lambda group: _EgressGroup.of(group, order)))
 
-    def applicable(self, source: Workload) -> list[EgressPolicy]:
-        """The policies that select this workload, in the order of their names."""
+    def listing(self, source: Workload) -> list[EgressPolicy]:
+        """The policies that select this workload and have an allow list, in the order of their names."""
+        return self._listing.get((source.namespace, source.labels), lambda: self._find_listing(source))
+
+    def _find_listing(self, source: Workload) -> list[EgressPolicy]:
         found = [
             document
             for group in self._scope.around(source.namespace, source.labels)
-            for document in group
-            if selects(document, source.labels)
+            for document in group.documents
+            if document.allow is not None and selects(document, source.labels)
         ]
         return sorted(found, key=lambda document: document.head.name)
 
@@ -69,9 +113,25 @@ class Egress:
         return [
             document
             for group in self._scope.around(namespace, labels)
-            for document in group
+            for document in group.documents
             if restricts(document) and selects(document, labels)
         ]
+
+    def allows(self, source: Workload, facts: Facts) -> tuple[bool, PolicyName | None]:
+        """Whether the allow lists let the connection out, and which did; without any list, everything may go."""
+        groups = self._scope.around(source.namespace, source.labels)
+        found = _first((group.allow for group in groups), source.labels, facts)
+        if found is not None:
+            return True, found.head.name
+        pairs = source.labels.pairs
+        return not any(each.pairs <= pairs for group in groups for each in group.allow_selectors), None
+
+    def about_plaintext(self, source: Workload, facts: Facts) -> list[EgressPolicy]:
+        """Of the policies that select this workload those that decide about plaintext there: at most two."""
+        groups = self._scope.around(source.namespace, source.labels)
+        refusing = _first((group.refuse for group in groups), source.labels, facts)
+        accepting = _first((group.accept for group in groups), source.labels, facts)
+        return [policy for policy in (refusing, accepting) if policy is not None]
 
 
 def restricts(policy: EgressPolicy) -> bool:
@@ -79,15 +139,24 @@ def restricts(policy: EgressPolicy) -> bool:
     return policy.allow is not None or bool(policy.refuse_plaintext)
 
 
-def allowed_by(policies: list[EgressPolicy], facts: Facts) -> tuple[bool, PolicyName | None]:
-    """Whether the allow lists let the connection out, and which did; without any list, everything may go."""
-    listing = [policy for policy in policies if policy.allow is not None]
-    if not listing:
-        return True, None
-    for policy in listing:
-        if any(rule.matches(facts) for rule in policy.allow or ()):
-            return True, policy.head.name
-    return False, None
+D = TypeVar("D", EgressPolicy, LegacyException)
+
+
+def _order(documents: Iterable[EgressPolicy | LegacyException]) -> dict[PolicyName, int]:
+    return {document.head.name: number for number, document in enumerate(documents)}
+
+
+def _first(
+    indexes: Iterable[RuleIndex[D]], labels: Labels, facts: Facts, holds: Callable[[D], bool] = lambda _: True
+) -> D | None:
+    found = [match for index in indexes if (match := index.first_match(facts, labels, holds)) is not None]
+    return min(found, key=lambda match: match[0])[1] if found else None
+
+
+def _to_blocks(blocks: tuple[Pattern, ...]) -> tuple[Rule, ...]:
+    """What goes to these blocks, as a rule."""
+    match = FieldMatch(Attribute.DESTINATION_IP, "cidrs", blocks)
+    return (Rule((((match,),),)),) if blocks else ()
 
 
 def plaintext_consent(

@@ -7,18 +7,21 @@ workload-specific peer authentication policy matches, Istio picks the oldest one
 Istio's choice, whichever is the oldest, and one more STRICT document can never open a port that was closed.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
-from interceptor.labels import NO_LABELS
+from interceptor.labels import Labels
 from interceptor.policy.documents import PeerAuthentication, PolicyName
 from interceptor.policy.peer_authentication import MtlsMode
+from interceptor.policy.remembered import Remembered
 from interceptor.policy.scope import Scope, selects
 from interceptor.workload import Workload
 
 _STRICTEST_FIRST: Final = (MtlsMode.STRICT, MtlsMode.PERMISSIVE, MtlsMode.DISABLE)
+ANY_PORT: Final = 0  # that no document can name
 
 
 class Width(StrEnum):
@@ -41,45 +44,82 @@ class ModeDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class _ModesByPort:
+    """The modes of one workload: those of the ports that a document names, and that of all others."""
+
+    by_port: Mapping[int, ModeDecision]
+    otherwise: ModeDecision
+
+
+@dataclass(frozen=True, slots=True)
 class Modes:
     """All PeerAuthentications, and the mode that holds where none of them says anything."""
 
     _default: MtlsMode
     _scope: Scope[tuple[PeerAuthentication, ...]]
     _root: str
+    _mesh_wide: ModeDecision
+    _known: Remembered[tuple[str, Labels], _ModesByPort] = field(
+        default_factory=Remembered, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, default: MtlsMode, documents: Iterable[PeerAuthentication], root: str) -> Self:
         """`documents` in the order of their names."""
-        return cls(default, Scope.of(documents, root, lambda group: group), root)
+        ordered = tuple(documents)
+        mesh_wide = [each for each in ordered if width_of(each, root) is Width.MESH]
+        decision = strictest(mesh_wide, 0, ModeDecision(default, None))
+        return cls(default, Scope.of(ordered, root, lambda group: group), root, decision)
 
     def at(self, workload: Workload, port: int) -> ModeDecision:
         """The mode for what connects to this port. UNSET: "Inherit from parent, if has one", and so on outwards.
 
-        The configured mode is the outermost parent. (Istio's is PERMISSIVE; ours is what the operator chose.)
+        The configured mode is the outermost parent. (Istio's is PERMISSIVE; ours is what the operator chose.) What holds
+        for a workload is found out once, and remembered.
         """
+        key = workload.namespace, workload.labels
+        known = self._known.get(key, lambda: self._of_workload(workload))
+        return known.by_port.get(port, known.otherwise)
+
+    def mesh_wide(self) -> ModeDecision:
+        """The mode where neither namespace nor workload says anything."""
+        return self._mesh_wide
+
+    def _of_workload(self, workload: Workload) -> _ModesByPort:
         documents = [
             document
             for group in self._scope.around(workload.namespace, workload.labels)
             for document in group
             if selects(document, workload.labels)
         ]
-        return self._narrowest(documents, port)
+        documents.sort(key=lambda document: document.head.name)  # of equals the first one is named
+        equals: dict[Width, list[PeerAuthentication]] = {width: [] for width in Width}
+        for document in documents:
+            equals[width_of(document, self._root)].append(document)
+        parent = strictest(equals[Width.NAMESPACE], 0, self._mesh_wide)
+        return _by_port(equals[Width.WORKLOAD], parent)
 
-    def mesh_wide(self) -> ModeDecision:
-        """The mode where neither namespace nor workload says anything."""
-        documents = [document for group in self._scope.around(self._root, NO_LABELS) for document in group]
-        return self._narrowest(documents, 0)
 
-    def _narrowest(self, documents: list[PeerAuthentication], port: int) -> ModeDecision:
-        decision = ModeDecision(self._default, None)
-        ordered = sorted(
-            documents, key=lambda document: document.head.name
-        )  # of equals the first one is named
-        for width in Width:
-            equals = [document for document in ordered if width_of(document, self._root) is width]
-            decision = strictest(equals, port, decision)
-        return decision
+def _by_port(equals: list[PeerAuthentication], parent: ModeDecision) -> _ModesByPort:
+    """What `strictest` says of each port, without asking every document about every port."""
+    general = sorted(((strictest((each,), ANY_PORT, parent), each) for each in equals), key=_strictness)
+    named: dict[int, list[PeerAuthentication]] = defaultdict(list)
+    for document in equals:
+        for port, mode in document.ports.items():
+            if mode is not None:
+                named[port].append(document)
+    by_port = {}
+    for port, documents in named.items():
+        # Of those that do not name the port, the strictest is behind at most as many as do.
+        rest = next((each for _, each in general if each.ports.get(port) is None), None)
+        candidates = documents if rest is None else [*documents, rest]
+        candidates.sort(key=lambda document: document.head.name)
+        by_port[port] = strictest(candidates, port, parent)
+    return _ModesByPort(by_port, general[0][0] if general else parent)
+
+
+def _strictness(found: tuple[ModeDecision, PeerAuthentication]) -> int:
+    return _STRICTEST_FIRST.index(found[0].mode)
 
 
 def width_of(document: PeerAuthentication, root: str) -> Width:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, overload
 
 from interceptor.policy.documents import AuthorizationPolicy, Document, FieldMatch, Rule
-from interceptor.policy.filing import Place, file_rules
+from interceptor.policy.filing import Keys, file_rules
 from interceptor.policy.matching import Attribute, Pattern, Projection
 
 _PROJECTIONS: Final = tuple(Projection)
@@ -22,10 +22,10 @@ _MARSHAL_VERSION: Final = 2  # without references between objects, which depend 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedRules(Sequence[Rule]):
-    """The rules of one policy; `keys` say where each is to be filed (see `filing`)."""
+    """The rules of one policy; `keys` are those under which each is to be filed (see `filing`)."""
 
     packed: tuple[bytes, ...]
-    keys: tuple[Place, ...]
+    keys: tuple[Keys | None, ...]
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -64,7 +64,7 @@ def pack(documents: Iterable[Document]) -> tuple[Document, ...]:
     )
 
 
-def _packed(rules: Sequence[Rule], keys: Iterator[Place]) -> PackedRules:
+def _packed(rules: Sequence[Rule], keys: Iterator[Keys | None]) -> PackedRules:
     return PackedRules(
         tuple(marshal.dumps(_plain(rule), _MARSHAL_VERSION) for rule in rules),
         tuple(next(keys) for _ in rules),

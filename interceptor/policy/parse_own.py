@@ -109,6 +109,6 @@ def _expiry(field: Field) -> datetime:
     except (ValueError, OverflowError):
         pass  # no such day
     raise field.error(
-        "is not a date, expected the last day on which it holds, such as 2027-01-31, or a moment such as "
-        "2027-01-31T18:00:00Z"
+        f"is not a date up to 9999-12-30 ({quoted(text)}), expected the last day on which it holds, such as 2027-01-31, "
+        "or a moment such as 2027-01-31T18:00:00Z"
     )

@@ -23,7 +23,6 @@ from interceptor.policy.documents import (
 from interceptor.policy.egress import (
     Egress,
     Exceptions,
-    allowed_by,
     plaintext_consent,
     refusal_of_plaintext,
     refusing_plaintext,
@@ -44,6 +43,7 @@ RESERVED_PORTS: Final = frozenset({15001, 15006, 15008})
 # A workload with this label is denied everything until the AuthorizationPolicy that it names, in its own namespace, is
 # there: between its start and the arrival of its policy nobody slips through.
 REQUIRED_POLICY_LABEL: Final = "policy.interceptor.io/requires"
+MOST_NAMED: Final = 10  # policies in one denial
 
 D = TypeVar("D", bound=Document)
 
@@ -117,10 +117,9 @@ class PolicySet:
         transport = self._outbound_transport(attempt, facts)
         if isinstance(transport, Denial):
             return transport
-        policies = self.egress.applicable(source)
-        allowed, name = allowed_by(policies, facts)
+        allowed, name = self.egress.allows(source, facts)
         if not allowed:
-            return egress_denial(attempt, [policy for policy in policies if policy.allow is not None])
+            return egress_denial(attempt, self.egress.listing(source))
         return Permit(transport.transport, _text(name), transport.exception)
 
     def _outbound_transport(self, attempt: OutboundAttempt, facts: Facts) -> Permit | Denial:
@@ -130,12 +129,12 @@ class PolicySet:
             exception = self.exceptions.covering(Direction.OUTBOUND, source, facts, attempt.at)
             if exception is not None:
                 return Permit(Transport.PLAINTEXT, exception=str(exception))
-            return to_nobody_of_ours(attempt, self.egress.applicable(source), facts)
+            return to_nobody_of_ours(attempt, self.egress.about_plaintext(source, facts), facts)
         mode = self.modes.at(target, attempt.destination.port)
         if mode.mode is not MtlsMode.DISABLE:
             return Permit(Transport.MUTUAL_TLS)
         agreed, why = plaintext_consent(
-            self.egress.applicable(source), source, facts, mode, self.modes.mesh_wide()
+            self.egress.about_plaintext(source, facts), source, facts, mode, self.modes.mesh_wide()
         )
         if agreed:
             return Permit(Transport.PLAINTEXT)
@@ -252,7 +251,9 @@ def plaintext_egress_refused(why: str, mode: ModeDecision) -> Denial:
 def egress_denial(attempt: OutboundAttempt, listing: list[EgressPolicy]) -> Denial:
     """The denial of a destination that is on none of the allow lists."""
     detail = f"{attempt.destination} is on no allow list of {attempt.source.key}"
-    return Denial(Reason.EGRESS_DENIED, detail, ", ".join(str(policy.head.name) for policy in listing))
+    shown = ", ".join(str(policy.head.name) for policy in listing[:MOST_NAMED])
+    more = len(listing) - MOST_NAMED
+    return Denial(Reason.EGRESS_DENIED, detail, f"{shown} and {more} more" if more > 0 else shown)
 
 
 def plaintext_refused(attempt: InboundAttempt, mode: ModeDecision) -> Denial:

@@ -10,6 +10,7 @@ from interceptor.strict_yaml import ListNode, MappingNode, Node, ScalarNode, kin
 MAX_ITEMS: Final = 1000  # of any one list
 
 T = TypeVar("T")
+_new: Final = tuple.__new__  # as in `strict_yaml`
 
 
 class Field(NamedTuple):
@@ -73,7 +74,7 @@ class Field(NamedTuple):
         return self.node.items
 
     def _item(self, number: int, node: Node) -> "Field":
-        return Field(node, f"[{number}]", self.file, node.line, node.column, self)
+        return _new(Field, (node, f"[{number}]", self.file, node.line, node.column, self))
 
     def parse_each(self, parse: Callable[[str], T]) -> tuple[T, ...]:
         """The items of a list, each through a function that raises InvalidInput."""
@@ -142,4 +143,4 @@ class Fields:
 
     def _field(self, key: str, found: tuple[ScalarNode, Node]) -> Field:
         key_node, node = found
-        return Field(node, key, self.owner.file, key_node.line, key_node.column, self.owner)
+        return _new(Field, (node, key, self.owner.file, key_node.line, key_node.column, self.owner))

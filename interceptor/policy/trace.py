@@ -6,7 +6,7 @@ which the tests hold against the first.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from interceptor.labels import Labels
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
@@ -45,6 +45,7 @@ from interceptor.policy.verdict import Denial, Permit, Reason, Transport, Verdic
 from interceptor.workload import Direction, Workload
 
 D = TypeVar("D", bound=Document)
+MOST_RULES: Final = 20  # of one document, in words; more of them no person reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,8 @@ def _why_no_rule(rules: Sequence[Rule], facts: Facts) -> str | None:
         if why_not is None:
             return None
         reasons.append(f"rule {number}: {why_not}")
-    return "; ".join(reasons) if reasons else "it has no rules"
+    more = f"; and {len(reasons) - MOST_RULES} more rules do not" if len(reasons) > MOST_RULES else ""
+    return "; ".join(reasons[:MOST_RULES]) + more if reasons else "it has no rules"
 
 
 def _why(rules: Sequence[Rule], facts: Facts) -> str:

@@ -41,7 +41,7 @@ SECRET = "/api/v1/namespaces/interceptor/secrets/interceptor-authority"
 ROOTS = "/api/v1/namespaces/interceptor/configmaps/interceptor-authority-root"
 NODES = "/api/v1/namespaces/interceptor/configmaps/interceptor-authority-nodes"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/interceptor/leases/interceptor-authority"
-DEADLINE_SECONDS = 15
+DEADLINE_SECONDS = 30  # two replicas, an API server and the nodes share a processor with other tests
 
 
 @dataclass

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from interceptor.authority_client import AuthorityClient
 
 WEB = SpiffeId(DOMAIN, "shop", "web")
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)  # three deadlines of what several processes would do
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from interceptor.errors import InvalidInput
+from interceptor.identity.leaf_profile import shown_name
 from interceptor.identity.signing_request import create_private_key, create_signing_request
 from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.identity.svid import X509Svid
@@ -53,3 +54,10 @@ def test_svid_with_a_key_of_an_unknown_curve_is_refused(chain, web, now):
     leaf = x509.load_der_x509_certificate(chain[0].public_bytes(Encoding.DER).replace(p256, unknown))
     with pytest.raises(InvalidInput, match="has an unusable key"):
         X509Svid(web, (leaf, *chain[1:]), KEY, now)
+
+
+def test_certificate_is_called_by_its_only_uri_or_by_nothing(authority, web, now):
+    key = create_private_key()
+    (leaf, intermediate) = authority.sign(create_signing_request(web, key), web, timedelta(hours=1), now)
+    assert shown_name(leaf) == str(web)
+    assert shown_name(intermediate) is None

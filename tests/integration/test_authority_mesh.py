@@ -330,6 +330,7 @@ def test_workload_of_another_node_is_explained_and_left_to_that_node(mesh: Mesh)
     assert f"default/beta runs on node {other.name}: withdraw it there" in withdrawn.stderr
 
 
+@pytest.mark.timeout(90)  # the last one: three nodes are taken down after it
 def test_address_of_another_nodes_workload_is_nobodys_here(mesh: Mesh) -> None:
     node, beta = mesh.node_of["alpha"], mesh.workloads["beta"]
     path = node.directory / "netns" / "thief"

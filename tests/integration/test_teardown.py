@@ -105,11 +105,37 @@ def _assert_as_without_mesh(node: Node, blue: Namespace, other: Namespace) -> No
 def test_down_keeps_the_state_when_told_to(node: Node) -> None:
     with leaving_nothing(node, state_stays=True):
         node.down("--keep-state").check()
-    assert {path.name for path in node.state_dir.iterdir()} == {"agent.log", "authority"}
+    assert {path.name for path in node.state_dir.iterdir()} == {
+        "agent.log",
+        "authority",
+        "recent-connections.jsonl",
+        "recent-plaintext.jsonl",
+    }
     (root_file,) = (node.state_dir / "authority" / "issuers").glob("*/root.pem")
     root = root_file.read_bytes()
     node.up().check()
     assert root_file.read_bytes() == root
+
+
+def test_down_leaves_the_audit_trail_until_told_otherwise(node: Node) -> None:
+    node.policies_dir.mkdir()
+    (node.policies_dir / "broken.yaml").write_text("kind: Nothing\n")
+    trail, older = node.state_dir / "audit.jsonl", node.state_dir / "audit.jsonl.2"
+    wait_until(
+        lambda: trail.exists() and "policy_refused" in trail.read_text(), "the refusal is in the trail"
+    )
+    older.write_text("{}\n")
+    result = node.down().check()
+    assert (
+        f"the audit trail stays: {trail}; 'interceptor down --remove-audit' removes it too" in result.stderr
+    )
+    assert {path.name for path in node.state_dir.iterdir()} == {trail.name, older.name}
+    assert "policy_refused" in trail.read_text()
+    refused = node.down("--keep-state", "--remove-audit")
+    assert (refused.status, trail.exists()) == (2, True)
+    assert "--keep-state keeps the audit trail too" in refused.stderr
+    assert "the audit trail stays" not in node.down("--remove-audit").check().stderr
+    assert not node.state_dir.exists()
 
 
 def test_down_without_an_agent_removes_what_a_dead_one_left(node: Node) -> None:

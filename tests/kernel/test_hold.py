@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from interceptor.agent import outside
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall, capture, netns, sockets
 from interceptor.kernel.abi import OUTBOUND_PORT, Counter, ListenerSlot
@@ -339,6 +341,46 @@ def test_connection_that_was_held_is_refused_when_the_agent_died_before_it_was_c
     assert select.select([], [client], [], SERVED_SECONDS)[1]
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
     assert nobody_comes(pods_own)
+
+
+async def test_namespace_that_is_admitted_is_served_until_nothing_is_held_in_it(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pod.hold is not None
+    monkeypatch.setattr(outside, "MAX_CARRIED", 1)
+    admission = outside.Outside(pod.hold, DEADLINE_SECONDS)
+    far = pod.listen(pod.neighbour, NEIGHBOUR[socket.AF_INET], 80)
+    clients = [pod.begin(socket.AF_INET, NEIGHBOUR[socket.AF_INET], 80) for _ in range(2)]
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):  # the second time, it is served already
+                admission.admit(pod.workload, pod.cookie, nursery)
+            accepted = await trio.to_thread.run_sync(pod.accept, far)
+            ends = [client for client in clients if await is_reset_soon(client)]
+            assert len(ends) == 1  # there was place for one
+            carried = next(client for client in clients if client not in ends)
+            accepted.sendall(b"answer")
+            accepted.close()
+            await trio.lowlevel.wait_readable(carried)
+            assert carried.recv(100) == b"answer"
+            carried.close()
+    assert list(BPF_DIR.glob("held_*")) == []
+
+
+async def is_reset_soon(client: socket.socket) -> bool:
+    with trio.move_on_after(1):
+        await trio.lowlevel.wait_readable(client)
+        return True
+    return False
+
+
+async def test_namespace_is_admitted_at_once_where_nothing_is_guarded(pod: Pod) -> None:
+    assert pod.hold is not None
+    pod.hold.guard([])
+    async with trio.open_nursery() as nursery:
+        outside.Outside(pod.hold, DEADLINE_SECONDS).admit(pod.workload, pod.cookie, nursery)
+        assert not nursery.child_tasks
+    assert pod.hold._is_known(struct.pack("=Q", pod.cookie))
 
 
 # Inbound.

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from interceptor.policy.documents import AuthorizationPolicy
-from interceptor.policy.filing import Excluded, file_rules
+from interceptor.policy.filing import file_rules
 from interceptor.policy.mesh_names import MeshNames
 from interceptor.policy.packed_rules import PackedRules, pack
 from interceptor.policy.parse import parse_policies
@@ -46,25 +46,10 @@ def test_packed_rules_are_a_sequence_of_the_same_rules() -> None:
 
 def test_rule_is_filed_under_the_rarest_field_also_among_those_that_are_filed() -> None:
     first, second = policy(TWO_RULES).rules
-    keys, excluding = file_rules([first, second])
-    assert isinstance(excluding, Excluded)
-    assert excluding.key[1] == "x"
+    (keys, none) = file_rules([first, second])
+    assert none is None
     assert keys is not None
     ((_, value),) = keys
     assert value == "a/ns/x/sa/y"
-    (again,) = file_rules([first], [keys, excluding, None])
+    (again,) = file_rules([first], [keys, None])
     assert again != keys  # somebody is there already
-
-
-def test_rule_that_only_excludes_is_filed_under_what_most_of_them_exclude() -> None:
-    rules = [
-        *policy(
-            "[{from: [{source: {notNamespaces: [shop, a]}}]}, {from: [{source: {notNamespaces: [b, shop]}}]}]"
-        ).rules,
-        *policy("[{from: [{source: {notNamespaces: [shop]}}, {source: {notNamespaces: [c]}}]}, {}]").rules,
-    ]
-    first, second, either, always = file_rules(rules)
-    assert isinstance(first, Excluded)
-    assert first == second
-    assert first.key[1] == "shop"
-    assert (either, always) == (None, None)  # of several sources another one may match
