@@ -25,6 +25,9 @@
 /* On the proxy's connections to an application, and so on that application's end. */
 #define RETURN_PATH_MARK 0x15008
 
+/* No network namespace has this cookie. */
+#define STRANGERS 0
+
 /* Bounds of the maps.  bpf/README.md says what happens when each is full. */
 #define MAX_WORKLOADS 4096
 #define MAX_OWN_ADDRESSES 16384
@@ -73,10 +76,13 @@ struct prefix {
 	__u8 address[16];
 };
 
-/* Value of `workloads`; its key is the network namespace's cookie. */
+/* Value of `workloads`; its key is the network namespace's cookie, or STRANGERS:
+ * there if everything is captured of namespaces that are not known yet. */
 struct workload_entry {
 	__u8 ipv4_source[16]; /* bound as source of captured IPv4 connections */
 	__u8 ipv6_source[16]; /* the same for IPv6; all zero: none */
+	__u8 captures_everything; /* what lies outside of `captured_prefixes` too */
+	__u8 padding[7];
 };
 
 /* Key of `local_addresses`, one such map for each network namespace. */

@@ -6,7 +6,9 @@
  * the cgroup.  If the caller's network namespace is enrolled and the
  * destination is captured, they keep the destination in the socket's own
  * storage (`connected_to`) and rewrite it to the proxy's listener on the
- * namespace's loopback.  track_flows runs just before the SYN leaves, when the
+ * namespace's loopback.  A destination is captured inside `captured_prefixes`;
+ * of a namespace that an egress policy selects (`captures_everything`), every
+ * one is that TCP could reach elsewhere.  track_flows runs just before the SYN leaves, when the
  * local port is known: it files the destination under the client's end of the
  * connection (`pending_flows`).  On the same packet's way in, it moves it to
  * the storage of the accepted socket (`accepted_for`), where
@@ -29,7 +31,7 @@
 
 /* Enrolled network namespaces, by netns cookie. */
 BPF_HASH(workloads, __u64, struct workload_entry, MAX_WORKLOADS);
-/* Destinations inside these prefixes are captured. */
+/* Destinations inside these prefixes are captured, of every workload. */
 BPF_LPM_TRIE(captured_prefixes, struct prefix, __u8, MAX_CAPTURED_PREFIXES);
 /* A workload that connects to itself stays on its loopback: untouched. */
 BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
@@ -111,8 +113,8 @@ static __always_inline void count(int index)
 		*counter += 1;
 }
 
-static __always_inline int is_mesh_destination(struct bpf_sock_addr *ctx,
-					       struct original_destination *destination)
+static __always_inline int is_captured(struct bpf_sock_addr *ctx, struct original_destination *destination,
+				       __u8 captures_everything)
 {
 	struct prefix prefix = { .length = 128 };
 
@@ -120,6 +122,8 @@ static __always_inline int is_mesh_destination(struct bpf_sock_addr *ctx,
 		return 0;
 	if (ctx->protocol != PROTOCOL_TCP)
 		return 0; /* UDP is not the mesh's; MPTCP could not be created */
+	if (captures_everything)
+		return 1;
 	__builtin_memcpy(prefix.address, destination->address, 16);
 	return captured_prefixes.lookup(&prefix) != 0;
 }
@@ -132,7 +136,7 @@ capturing_workload(struct bpf_sock_addr *ctx, struct original_destination *desti
 
 	own.netns_cookie = bpf_get_netns_cookie(ctx);
 	workload = workloads.lookup(&own.netns_cookie);
-	if (!workload || !is_mesh_destination(ctx, destination))
+	if (!workload || !is_captured(ctx, destination, workload->captures_everything))
 		return 0;
 	__builtin_memcpy(own.address, destination->address, 16);
 	if (own_addresses.lookup(&own))
@@ -531,6 +535,15 @@ static __always_inline int is_unknown(__u64 netns_cookie)
 	return !workloads.lookup(&netns_cookie) && !outside.lookup(&netns_cookie);
 }
 
+/* Whether what unknown namespaces connect to is captured wherever it is: an egress
+ * policy may turn out to be theirs. */
+static __always_inline int is_everything_held(void)
+{
+	__u64 strangers = STRANGERS;
+
+	return workloads.lookup(&strangers) != 0;
+}
+
 /* The agent is woken once for each namespace; what it does not see then is in `waiting`. */
 static __always_inline void announce(__u64 netns_cookie, struct newcomer *newcomer)
 {
@@ -603,7 +616,7 @@ int guard_connect_ipv4(struct bpf_sock_addr *ctx)
 	connected_to.sk_storage_delete(ctx->sk);
 	address_from_ipv4(destination.address, ctx->user_ip4);
 	destination.port = ctx->user_port;
-	if (!is_mesh_destination(ctx, &destination))
+	if (!is_captured(ctx, &destination, is_everything_held()))
 		return PROCEED;
 	if (!hold_connection(ctx, &destination, netns_cookie))
 		return REFUSE;
@@ -623,7 +636,7 @@ int guard_connect_ipv6(struct bpf_sock_addr *ctx)
 	address_from_words(destination.address, ctx->user_ip6[0], ctx->user_ip6[1],
 			   ctx->user_ip6[2], ctx->user_ip6[3]);
 	destination.port = ctx->user_port;
-	if (!is_mesh_destination(ctx, &destination))
+	if (!is_captured(ctx, &destination, is_everything_held()))
 		return PROCEED;
 	if (!hold_connection(ctx, &destination, netns_cookie))
 		return REFUSE;

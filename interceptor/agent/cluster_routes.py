@@ -32,6 +32,7 @@ class ClusterRoutes:
     def __init__(self, config: Config, watch: ClusterWatch) -> None:
         self._node = config.node
         self._trust_domain = config.trust_domain
+        self._mesh = config.mesh_cidrs
         self._watch = watch
         self._affinity = Affinity()
         self.zone: str | None = None
@@ -52,7 +53,8 @@ class ClusterRoutes:
                     Way.OUTSIDE if self._is_outside(chosen.pod) else Way.MESH, chosen.endpoint, service
                 )
             case Outcome.UNTOUCHED:
-                return Route(Way.OUTSIDE if self._is_certain(found) else Way.MESH, destination, service)
+                is_outside = self._is_certain(found, destination)
+                return Route(Way.OUTSIDE if is_outside else Way.MESH, destination, service)
             case _:
                 return Route(_WAYS[found.outcome], destination, service)
 
@@ -60,6 +62,11 @@ class ClusterRoutes:
         """Whether a backend is certainly nobody of the mesh; one without a pod was said to be elsewhere."""
         return pod is None or not membership(self._watch.cluster, pod, self._trust_domain).is_possible
 
-    def _is_certain(self, found: Resolution) -> bool:
-        """Whether what is left to kube-proxy is known to be a service; an unknown address may be a new pod's."""
-        return found.service is not None and self._watch.cluster.pods.is_listed
+    def _is_certain(self, found: Resolution, destination: Endpoint) -> bool:
+        """Whether what is left to kube-proxy is known to be nobody's of the mesh.
+
+        A service is; an unknown address may be a new pod's, if it is inside the mesh's ranges. Without a list of the
+        pods nothing is.
+        """
+        is_beyond = not any(destination.address in cidr for cidr in self._mesh)
+        return self._watch.cluster.pods.is_listed and (is_beyond or found.service is not None)

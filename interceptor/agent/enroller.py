@@ -18,6 +18,7 @@ import trio
 from interceptor.agent.attendant import Attendant
 from interceptor.agent.beliefs import Beliefs
 from interceptor.agent.claims import Claims
+from interceptor.agent.egress_capture import EgressCapture
 from interceptor.agent.members import CutOff, Members, Request, remove_run
 from interceptor.agent.preparation import Preparation
 from interceptor.errors import EnrolmentError, InterceptorError
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from interceptor.credentials import Credentials
     from interceptor.kernel.netns import NetworkNamespace
     from interceptor.labels import Labels
-    from interceptor.workload import WorkloadKey
+    from interceptor.workload import IPAddress, WorkloadKey
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Enroller:
         self._registry = shared.registry
         self._lock = trio.Lock()
         self._members = Members(state_file, shared.config.mesh_cidrs)
+        self.egress = EgressCapture(shared.capture, self._members, shared.policy)
         claims = Claims(shared.config, self._members, shared.registry)
         self._preparation = Preparation(shared, self._members, claims)
         self.beliefs = Beliefs(self._members)
@@ -69,6 +71,14 @@ class Enroller:
     def cut_off(self) -> tuple[CutOff, ...]:
         """What could not be taken over, by namespace and name."""
         return tuple(self._members.cut_off[key] for key in sorted(self._members.cut_off))
+
+    def will_be_back(self, address: IPAddress) -> bool:
+        """Whether a workload of the last agent has an address which is not served by this one (yet)."""
+        waiting = (
+            *self._members.pending.values(),
+            *(found.state for found in self._members.cut_off.values()),
+        )
+        return any(address in state.addresses for state in waiting)
 
     def get(self, key: WorkloadKey) -> Enrolled | None:
         return self._members.enrolled.get(key)
@@ -90,6 +100,7 @@ class Enroller:
                         log.info("%s: %d connections from before its enrolment were reset", request.name, cut)
                 undo.pop_all()
             self._admit(enrolled, nursery)
+            await self.egress.close_denied(enrolled)
             if request.pod is None and not await self._attendant.has_certificate(enrolled):
                 self._withdraw(enrolled)
                 raise EnrolmentError(
@@ -124,6 +135,7 @@ class Enroller:
                 self._members.cut_off.pop(state.key, None)
                 if enrolled is not None:
                     self._admit(enrolled, nursery)
+                    await self.egress.close_denied(enrolled)
                     log.info("took over %s", state.key)
             self._members.pending.pop(state.key, None)
 
@@ -149,7 +161,8 @@ class Enroller:
         )
         with ExitStack() as undo:
             undo.callback(netns.close)
-            undo.callback(self._capture.hold, state.reference.cookie)
+            everything = self.egress.is_needed(state.key, state.labels)
+            undo.callback(self._capture.hold, state.reference.cookie, everything=everything)
             enrolled = self._preparation.prepare(request, netns, undo, previous=state)
             undo.pop_all()
         return enrolled
@@ -172,6 +185,7 @@ class Enroller:
         async with self._lock:
             enrolled = self._members.enrolled.get(key)
             if enrolled is not None:
+                self.egress.relabel(enrolled, labels)
                 enrolled.become(replace(enrolled.workload, labels=labels))
                 self._registry.replace(self._registry.value.without(key).with_workload(enrolled.workload))
                 self._members.save()

@@ -175,7 +175,17 @@ def _is_captured(node: Node, source: Workload, destination: Destination) -> tupl
         return True, f"{address} is inside {network}, which is the mesh's"
     if destination.workload is not None:
         return True, f"{address} is outside the mesh's CIDRs, but an enrolled workload has it"
-    return False, f"{address} is outside the mesh's CIDRs: reached as if there were no mesh"
+    policies = node.policy.value
+    if policies.pending:
+        return True, f"{address} is outside the mesh's CIDRs, but nobody knows what the policies say of it"
+    restricting = policies.egress.restricting(source.namespace, source.labels)
+    if restricting:
+        names = ", ".join(sorted(str(policy.head.name) for policy in restricting))
+        return True, f"{address} is outside the mesh's CIDRs, but {names} holds wherever TCP connects to"
+    return (
+        False,
+        f"{address} is outside the mesh's CIDRs, and no EgressPolicy restricts {source.key}: reached as if there were no mesh",
+    )
 
 
 def _certificate(node: Node, explanation: Explanation, workload: Workload) -> bool:

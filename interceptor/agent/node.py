@@ -33,7 +33,7 @@ from interceptor.kernel.probes import Probes
 from interceptor.metrics_server import MetricsServer
 from interceptor.policy.policy_set import PolicySet
 from interceptor.proxy.late_denial import Lifetimes
-from interceptor.proxy.route import as_it_is
+from interceptor.proxy.route import by_ranges
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
     from interceptor.proxy.route import Locate
-    from interceptor.workload import Workload, WorkloadKey
+    from interceptor.workload import IPAddress, Workload, WorkloadKey
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,11 @@ class Node:
             wall_clock,
             self.records.metrics,
             cluster.policies if cluster is not None else None,
+            lambda: self.enroller.egress,
         )
-        self.locate: Locate = as_it_is if cluster is None else cluster.routes
+        self.locate: Locate = (
+            by_ranges(config.mesh_cidrs, self._may_be_ours) if cluster is None else cluster.routes
+        )
         self.started_at = wall_clock()
         self.enroller = Enroller(
             Shared(
@@ -125,6 +128,11 @@ class Node:
         self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
         self._stop = trio.Event()
         self.is_leaving = False  # nobody will come after us: whoever ran us must tear down
+
+    def _may_be_ours(self, address: IPAddress) -> bool:
+        """Whether a workload had an address until a moment ago, or will have it again."""
+        just_gone = self._departed.holder(address, trio.current_time())
+        return just_gone is not None or self.enroller.will_be_back(address)
 
     # Told by the credentials.
 
@@ -256,6 +264,7 @@ class Node:
 
     async def _take_over(self, nursery: trio.Nursery) -> None:
         await self.enroller.take_over(self._restored, nursery)
+        self.enroller.egress.widen(self.policy.value)
         # Only now: the programs of the last agent were in force until here.
         self.capture.activate(self._cgroup)
         if self.cluster is None:
@@ -287,6 +296,7 @@ class Node:
             await trio.sleep(RECONCILE_SECONDS)
             before, complaints = complaints, {}
             bridge_complaint = self._keep_bridge(bridge_complaint)
+            await self.enroller.egress.look_again()
             everything: tuple[Enrolled | CutOff, ...] = (*self.enroller.enrolled, *self.enroller.cut_off)
             for found in everything:
                 try:

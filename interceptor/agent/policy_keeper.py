@@ -12,7 +12,7 @@ import json
 import logging
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -52,6 +52,14 @@ INTERNAL_ERROR = "internal error: see the agent's log"
 MARKER = "policies.json"  # says in the state directory which documents there were
 
 
+class Capturing(Protocol):
+    """Whoever sees to it that everything is captured of which a set of policies must be asked."""
+
+    def widen(self, policies: PolicySet) -> None: ...
+
+    async def settle(self) -> int: ...
+
+
 class PolicyKeeper:
     """The one owner of the policy snapshot. `error` is what is wrong with the files now, empty when nothing is."""
 
@@ -64,14 +72,16 @@ class PolicyKeeper:
         now: Callable[[], datetime],
         metrics: Metrics,
         source: PolicySource | None = None,
+        capturing: Callable[[], Capturing] | None = None,
     ) -> None:
-        """The policies are files, unless there is another `source`."""
+        """The policies are files, unless there is another `source`; `capturing` is whom to tell what is about to change."""
         self._config = config
         self._policy = policy
         self._audit = audit
         self._contexts = contexts
         self._now = now
         self._metrics = metrics
+        self._capturing = capturing
         self._files = source or PolicyFiles(config.paths.policies, mesh_of(config))
         self._marker = config.paths.state_dir / MARKER
         self._seen: object = None
@@ -205,6 +215,8 @@ class PolicyKeeper:
             self._accept(loaded)
             await trio.to_thread.run_sync(self._remember, loaded)
             return 0
+        if self._capturing is not None:
+            self._capturing().widen(policies)
         self._policy.replace(policies)
         closed = await self.redecide()
         changes = await trio.to_thread.run_sync(changes_between, before.documents, policies.documents)
@@ -221,6 +233,8 @@ class PolicyKeeper:
         closed = 0
         for context in self._contexts():
             closed += await redecide(context)
+        if self._capturing is not None:
+            closed += await self._capturing().settle()
         return closed
 
     async def _follow_expiry(self) -> None:

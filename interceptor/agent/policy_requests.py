@@ -16,7 +16,7 @@ from interceptor.policy.documents import (
     LegacyException,
     PeerAuthentication,
 )
-from interceptor.policy.lint import Inventory, beyond, warnings
+from interceptor.policy.lint import Inventory, warnings
 from interceptor.policy.parse import MAX_FILE_CHARACTERS
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class PolicyRequests:
         """What is valid and probably not meant."""
         root = self._node.config.policy.root_namespace
         found = warnings(documents, root, self._node.now(), inventory)
-        return [*found, *beyond(documents, self._node.config.mesh_cidrs)]
+        return list(found)
 
     async def _warnings_of(self, documents: tuple[Document, ...]) -> list[str]:
         return await trio.to_thread.run_sync(self._warnings, documents, self._inventory())
@@ -149,7 +149,7 @@ def effect(document: Document) -> str:
             allow = "" if document.allow is None else f"allow {len(document.allow)}"
             refuse = f"refuse plaintext {len(document.refuse_plaintext)}" if document.refuse_plaintext else ""
             accept = f"accept plaintext {len(document.accept_plaintext)}" if document.accept_plaintext else ""
-            return ", ".join(filter(None, (allow, refuse, accept)))
+            return "TCP: " + ", ".join(filter(None, (allow, refuse, accept)))
 
 
 async def _texts(request: Mapping[str, Any]) -> dict[str, str]:

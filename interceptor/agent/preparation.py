@@ -65,7 +65,13 @@ class Preparation:
         self._capture.set_prefixes(self._members.captured_networks())
         if previous is None:
             undo.callback(self._capture.withdraw, cookie)
-        self._capture.enrol(netns, cookie, workload.addresses, steering_slots(listeners))
+        self._capture.enrol(
+            netns,
+            cookie,
+            workload.addresses,
+            steering_slots(listeners),
+            everything=self._shared.policy.value.capturing(key.namespace, workload.labels),
+        )
         return enrolled
 
     def _permitted(

@@ -11,6 +11,7 @@ import trio
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.verdict import Denial, Permit, Reason
 from interceptor.proxy.redecide import BATCH, attempt_again
+from interceptor.proxy.route import Way
 from interceptor.telemetry.recent_attempts import WINDOW_SECONDS
 from interceptor.workload import Direction
 
@@ -58,6 +59,8 @@ async def simulate(node: Node, candidate: PolicySet) -> dict[str, Any]:
     found: dict[_Change, list[int]] = {}
     judged = 0
     questions = _questions(node)
+    for attempt in await node.enroller.egress.open_past_the_proxy(candidate):
+        questions.append((_Question(attempt, None), True, 1))
     for number, (question, is_open, count) in enumerate(questions):
         change = _change(node, question, candidate)
         if change is not None:
@@ -113,13 +116,17 @@ def _question(node: Node, remembered: Attempt) -> _Question | None:
     now, registry = node.now().timestamp(), node.registry.value
     if remembered.direction is Direction.OUTBOUND:
         target = registry.by_address(remembered.destination.address)
-        return _Question(OutboundAttempt(enrolled.workload, remembered.destination, target, now), target)
+        way = node.locate(remembered.destination, remembered.source).way
+        attempt = OutboundAttempt(
+            enrolled.workload, remembered.destination, target, now, is_outside=way is Way.OUTSIDE
+        )
+        return _Question(attempt, target)
     identity = enrolled.proxy.context.canonical(remembered.identity)
     holder = None if identity is None else registry.by_address(remembered.source)
-    attempt = InboundAttempt(
+    arrived = InboundAttempt(
         enrolled.workload, remembered.destination, remembered.source, identity, holder, now
     )
-    return _Question(attempt, enrolled.workload)
+    return _Question(arrived, enrolled.workload)
 
 
 def _forgotten(node: Node) -> str | None:

@@ -17,7 +17,7 @@ from interceptor.cli.context import pass_session, require_root
 from interceptor.cli.output import coloured, output_option, print_data, print_table
 from interceptor.cli.table import Column
 from interceptor.errors import AgentError, PolicyError
-from interceptor.policy.lint import beyond, warnings
+from interceptor.policy.lint import warnings
 from interceptor.policy.parse import parse_policies
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     except AnsweredError:
         raise  # together with the files that are there, they are not
     except AgentError as error:
-        root, cidrs = session.config.policy.root_namespace, session.config.mesh_cidrs
-        for warning in (*warnings(documents, root, wall_clock(), None), *beyond(documents, cidrs)):
+        root = session.config.policy.root_namespace
+        for warning in warnings(documents, root, wall_clock(), None):
             click.echo(f"{coloured('warning')}: {warning}")
         click.echo(f"{len(documents)} documents are valid; nobody was asked whom they select: {error}")
         return

@@ -23,6 +23,8 @@ INBOUND_TUNNEL_PORT = 15008
 # Carried by the proxy's connections to its workload; what bears it is answered to the proxy (see return_path).
 RETURN_PATH_MARK = 0x15008
 
+STRANGERS = 0
+
 MAX_WORKLOADS = 4096
 MAX_OWN_ADDRESSES = 16384
 MAX_CAPTURED_PREFIXES = 16384
@@ -78,7 +80,12 @@ class Prefix(ctypes.Structure):
 class WorkloadEntry(ctypes.Structure):
     """Mirrors `struct workload_entry`, the value of `workloads`."""
 
-    _fields_ = (("ipv4_source", ctypes.c_uint8 * 16), ("ipv6_source", ctypes.c_uint8 * 16))
+    _fields_ = (
+        ("ipv4_source", ctypes.c_uint8 * 16),
+        ("ipv6_source", ctypes.c_uint8 * 16),
+        ("captures_everything", ctypes.c_uint8),
+        ("padding", ctypes.c_uint8 * 7),
+    )
 
 
 class Address(ctypes.Structure):
@@ -183,9 +190,9 @@ def probe_target_key(netns_cookie: int, address: IPAddress, port: int) -> ProbeT
     return key
 
 
-def workload_entry(addresses: tuple[IPAddress, ...]) -> WorkloadEntry:
+def workload_entry(addresses: tuple[IPAddress, ...], *, captures_everything: bool = False) -> WorkloadEntry:
     """The entry of a workload: the first global address of each family is its source address."""
-    entry = WorkloadEntry()
+    entry = WorkloadEntry(captures_everything=captures_everything)
     ipv4 = next((a for a in addresses if isinstance(a, IPv4Address)), None)
     ipv6 = next((a for a in addresses if isinstance(a, IPv6Address) and not a.is_link_local), None)
     if ipv4 is not None:

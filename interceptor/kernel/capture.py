@@ -73,6 +73,8 @@ class Capture:
         self._bpf_dir = bpf_dir
         self._prefixes: frozenset[IPNetwork] = frozenset()
         self._own_addresses: dict[int, tuple[IPAddress, ...]] = {}
+        self._entries: dict[int, tuple[IPAddress, ...]] = {}  # whose addresses are in the map `workloads`
+        self._capturing_everything: set[int] = set()
         self._local_maps: dict[int, int] = {}
 
     def activate(self, cgroup: Path) -> None:
@@ -119,13 +121,18 @@ class Capture:
         cookie: int,
         addresses: tuple[IPAddress, ...],
         listeners: Mapping[abi.ListenerSlot, socket.socket],
+        *,
+        everything: bool = False,
     ) -> None:
         """Steer what arrives in the namespace to `listeners`, and capture what its processes connect to.
+
+        With `everything` also what lies outside of the prefixes (see `capture_everything`).
 
         After a failure `withdraw` undoes what was done, or `hold` keeps the namespace cut off.
         """
         try:
             self._forget_local_map(cookie)
+            self._note_everything(cookie, everything=everything)
             self._local_maps[cookie] = bpf_syscall.create_map(
                 bpf_syscall.MAP_TYPE_HASH, 16, 1, abi.MAX_LOCAL_ADDRESSES, "local_addresses"
             )
@@ -138,10 +145,36 @@ class Capture:
                 raise _full("workloads or own_addresses", abi.MAX_WORKLOADS, error) from error
             raise KernelError(f"cannot capture the network namespace ({error.strerror})") from error
 
-    def hold(self, cookie: int) -> None:
+    def hold(self, cookie: int, *, everything: bool = False) -> None:
         """Capture a namespace that nobody serves: what it connects to is refused, until it is enrolled."""
-        entry = bytes(abi.workload_entry(()))
-        bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), entry)
+        self._note_everything(cookie, everything=everything)
+        self._write_entry(cookie, ())
+
+    def capture_everything(self, cookie: int, *, everything: bool) -> None:
+        """Capture also, or no longer, what an enrolled namespace connects to outside of the prefixes.
+
+        Whoever calls connect(2) after this has returned is captured. Raises KernelError, and nothing has changed then.
+        """
+        if everything is (cookie in self._capturing_everything):
+            return
+        entry = abi.workload_entry(self._entries[cookie], captures_everything=everything)
+        self._say(cookie, entry)
+        self._note_everything(cookie, everything=everything)
+
+    def hold_everything(self, *, everything: bool) -> None:
+        """Hold also, or no longer, what namespaces that are not known yet connect to outside of the prefixes."""
+        if everything:
+            self._say(abi.STRANGERS, abi.workload_entry(()))
+        else:
+            bpf_syscall.map_delete(self._maps["workloads"], struct.pack("=Q", abi.STRANGERS))
+
+    def _say(self, cookie: int, entry: abi.WorkloadEntry) -> None:
+        try:
+            bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), bytes(entry))
+        except OSError as error:
+            raise KernelError(
+                f"cannot capture all that a network namespace connects to ({error.strerror})"
+            ) from error
 
     def set_addresses(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
         """Let a namespace reach its own addresses directly, and capture what goes to any other."""
@@ -166,15 +199,16 @@ class Capture:
 
     def _set_sources(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
         """From here on, the namespace is enrolled."""
-        entry = bytes(abi.workload_entry(addresses))
         try:
-            bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), entry)
+            self._write_entry(cookie, addresses)
         except OSError as error:
             raise _addresses_not_kept(error) from error
 
     def withdraw(self, cookie: int) -> None:
         """Undo `enrol`; a namespace that is not enrolled, or gone, is no error."""
         bpf_syscall.map_delete(self._maps["workloads"], struct.pack("=Q", cookie))
+        self._note_everything(cookie, everything=False)
+        self._entries.pop(cookie, None)
         for address in self._own_addresses.pop(cookie, ()):
             bpf_syscall.map_delete(self._maps["own_addresses"], bytes(abi.own_address_key(cookie, address)))
         self._inbound_path(cookie).unlink(missing_ok=True)
@@ -239,6 +273,18 @@ class Capture:
             attach_pinned(self._inbound_path(cookie), program, netns.fd, bpf_syscall.ATTACH_SK_LOOKUP)
         finally:
             os.close(program)
+
+    def _write_entry(self, cookie: int, addresses: tuple[IPAddress, ...]) -> None:
+        everything = cookie in self._capturing_everything
+        entry = abi.workload_entry(addresses, captures_everything=everything)
+        bpf_syscall.map_update(self._maps["workloads"], struct.pack("=Q", cookie), bytes(entry))
+        self._entries[cookie] = addresses
+
+    def _note_everything(self, cookie: int, *, everything: bool) -> None:
+        if everything:
+            self._capturing_everything.add(cookie)
+        else:
+            self._capturing_everything.discard(cookie)
 
     def _forget_local_map(self, cookie: int) -> None:
         if (local_map := self._local_maps.pop(cookie, None)) is not None:

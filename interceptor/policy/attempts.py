@@ -14,8 +14,8 @@ NO_TIME = math.inf
 class OutboundAttempt:
     """A captured connect: who, where to, and whose address that is (None: nobody's that the registry knows).
 
-    `at` is the time in Unix seconds. `is_outside` says that it is certain that nobody of the mesh is at the address: a
-    cluster's API shows who is there instead.
+    `at` is the time in Unix seconds. `is_outside` says that it is certain that nobody of the mesh is at the address: it
+    is not one of the mesh's, or a cluster's API shows who is there instead.
     """
 
     source: Workload

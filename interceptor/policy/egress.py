@@ -108,6 +108,15 @@ class Egress:
         ]
         return sorted(found, key=lambda document: document.head.name)
 
+    def restricting(self, namespace: str, labels: Labels) -> list[EgressPolicy]:
+        """Those of the policies that select such a workload which can deny anything, in no order."""
+        return [
+            document
+            for group in self._scope.around(namespace, labels)
+            for document in group.documents
+            if restricts(document) and selects(document, labels)
+        ]
+
     def allows(self, source: Workload, facts: Facts) -> tuple[bool, PolicyName | None]:
         """Whether the allow lists let the connection out, and which did; without any list, everything may go."""
         groups = self._scope.around(source.namespace, source.labels)
@@ -123,6 +132,11 @@ class Egress:
         refusing = _first((group.refuse for group in groups), source.labels, facts)
         accepting = _first((group.accept for group in groups), source.labels, facts)
         return [policy for policy in (refusing, accepting) if policy is not None]
+
+
+def restricts(policy: EgressPolicy) -> bool:
+    """Whether a policy can deny anything: then it must be asked about everything that its workloads connect to."""
+    return policy.allow is not None or bool(policy.refuse_plaintext)
 
 
 D = TypeVar("D", EgressPolicy, LegacyException)
@@ -154,8 +168,8 @@ def plaintext_consent(
     DISABLE, or when the document that wants plaintext is of its own namespace: a document of another namespace must
     not make this workload send what it has in plaintext.
     """
-    if refusal := refusal_of_plaintext(policies, facts):
-        return False, refusal
+    if (refusing := refusing_plaintext(policies, facts)) is not None:
+        return False, refusal_of_plaintext(refusing, facts)
     for policy in policies:
         if _contains(policy.accept_plaintext, facts):
             return True, f"{policy.head.name} accepts plaintext to {facts.destination.address}"
@@ -167,12 +181,14 @@ def plaintext_consent(
     return False, f"{mode.given_by} wants plaintext and is of another namespace than {source.key}"
 
 
-def refusal_of_plaintext(policies: list[EgressPolicy], facts: Facts) -> str:
-    """Which of the source's policies refuses plaintext there, in a sentence; empty when none does."""
-    for policy in policies:
-        if _contains(policy.refuse_plaintext, facts):
-            return f"{policy.head.name} refuses plaintext to {facts.destination.address}"
-    return ""
+def refusing_plaintext(policies: list[EgressPolicy], facts: Facts) -> PolicyName | None:
+    """Which of the source's policies refuses plaintext there; None when none does."""
+    return next((policy.head.name for policy in policies if _contains(policy.refuse_plaintext, facts)), None)
+
+
+def refusal_of_plaintext(by: PolicyName, facts: Facts) -> str:
+    """Why there is no plaintext, in a sentence."""
+    return f"{by} refuses plaintext to {facts.destination.address}"
 
 
 def _contains(blocks: tuple[Pattern, ...], facts: Facts) -> bool:

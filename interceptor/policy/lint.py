@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final
 
 from interceptor.policy.documents import (
@@ -14,12 +13,11 @@ from interceptor.policy.documents import (
     LegacyException,
     PeerAuthentication,
 )
+from interceptor.policy.egress import restricts
 from interceptor.policy.matching import Attribute, Pattern, Projection
 from interceptor.policy.modes import width_of
 from interceptor.policy.scope import selects
 from interceptor.workload import Workload
-
-IPNetwork = IPv4Network | IPv6Network
 
 if TYPE_CHECKING:
     from interceptor.labels import Labels
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 _IDENTITIES: Final = frozenset(
     (Attribute.PRINCIPAL, Attribute.NAMESPACE, Attribute.SERVICE_ACCOUNT, Attribute.DESTINATION_PRINCIPAL)
 )
-MOST_LISTED: Final = 3
 SOON: Final = timedelta(days=14)
 
 
@@ -79,42 +76,6 @@ def warnings(
     return (*found, *_of_all(documents, root))
 
 
-def beyond(documents: Sequence[Document], cidrs: Sequence[IPNetwork]) -> tuple[str, ...]:
-    """One line for each EgressPolicy that speaks of addresses which are not captured, so that it does not hold there.
-
-    `cidrs` are those of the mesh: what is inside is captured, and what an enrolled workload has.
-    """
-    return tuple(
-        f"{document.head.name}: it holds for connections into mesh.cidrs only ({', '.join(map(str, cidrs))}), so not {what}"
-        for document in documents
-        if isinstance(document, EgressPolicy) and (what := _outside(document, cidrs))
-    )
-
-
-def _outside(document: EgressPolicy, cidrs: Sequence[IPNetwork]) -> str:
-    blocks = [*document.refuse_plaintext]
-    for match in (
-        match for rule in document.allow or () for clause in rule.clauses for each in clause for match in each
-    ):
-        blocks += match.patterns if match.attribute is Attribute.DESTINATION_IP else ()
-    outside = [block.text for block in blocks if not _is_inside(ip_network(block.text), cidrs)]
-    if outside:
-        return f"for {', '.join(outside[:MOST_LISTED])}"
-    return (
-        ""
-        if document.allow is None
-        else "for what else its workloads connect to, which its allow list does not hold back"
-    )
-
-
-def _is_inside(network: IPNetwork, cidrs: Sequence[IPNetwork]) -> bool:
-    return any(
-        (isinstance(network, IPv4Network) and isinstance(cidr, IPv4Network) and network.subnet_of(cidr))
-        or (isinstance(network, IPv6Network) and isinstance(cidr, IPv6Network) and network.subnet_of(cidr))
-        for cidr in cidrs
-    )
-
-
 def expiring(documents: Iterable[Document], now: datetime) -> tuple[str, ...]:
     """One line for each exception that has ended, or ends soon."""
     return tuple(
@@ -135,6 +96,8 @@ def _of_one(document: Document, now: datetime) -> Iterator[str]:
             yield f"its last day was {document.last_day}, remove it"
         case LegacyException() if document.expires <= now + SOON:
             yield f"its last day is {document.last_day}, {document.owner} should see to it"
+        case EgressPolicy() if restricts(document):
+            yield "it holds for TCP only: what its workloads send by UDP (DNS too) or any other protocol passes"
         case _:
             return
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from interceptor.identity.spiffe_id import SpiffeId
+from interceptor.labels import Labels
 from interceptor.policy.attempts import InboundAttempt, OutboundAttempt
 from interceptor.policy.authorization import Authorization, Outcome
 from interceptor.policy.documents import (
@@ -19,7 +20,14 @@ from interceptor.policy.documents import (
     PeerAuthentication,
     PolicyName,
 )
-from interceptor.policy.egress import Egress, Exceptions, plaintext_consent, refusal_of_plaintext
+from interceptor.policy.egress import (
+    Egress,
+    Exceptions,
+    plaintext_consent,
+    refusal_of_plaintext,
+    refusing_plaintext,
+    restricts,
+)
 from interceptor.policy.matching import Facts
 from interceptor.policy.modes import ModeDecision, Modes
 from interceptor.policy.peer_authentication import MtlsMode
@@ -84,16 +92,26 @@ class PolicySet:
         ):
             object.__setattr__(self, name, value)
 
+    def capturing(self, namespace: str, labels: Labels) -> bool:
+        """Whether everything that such a workload connects to must be asked about, and not only what is the mesh's."""
+        return bool(self.pending or self.egress.restricting(namespace, labels))
+
+    def capturing_strangers(self) -> bool:
+        """The same of a workload of which nothing is known yet."""
+        return bool(self.pending) or any(
+            isinstance(document, EgressPolicy) and restricts(document) for document in self.documents
+        )
+
     def decide_outbound(self, attempt: OutboundAttempt) -> Verdict:
         """May the source connect, and must it be encrypted?
 
         A destination that the registry does not know is denied in every mode: it lies inside the mesh's CIDRs, and
         plaintext to what may turn out to be an enrolled workload is the leak that this program exists to prevent. Only
-        a LegacyException that names the address lets plaintext out to it. One of which a cluster's API says that it is
-        not in the mesh is reached in plaintext, unless the source's own side refuses that.
+        a LegacyException that names the address lets plaintext out to it. One that is certainly not in the mesh is
+        reached in plaintext, unless the source's own side refuses that.
         """
-        source, destination = attempt.source, attempt.destination
-        if (denial := refuse_destination(destination) or self.refuse_pending(source)) is not None:
+        source = attempt.source
+        if (denial := refuse_destination(attempt) or self.refuse_pending(source)) is not None:
             return denial
         facts = outbound_facts(attempt)
         transport = self._outbound_transport(attempt, facts)
@@ -186,11 +204,17 @@ def _lacking(required: Document | None, workload: Workload) -> str:
     return "" if selects(required, workload.labels) else "does not select it"
 
 
-def refuse_destination(destination: Endpoint) -> Denial | None:
-    """The denial that the address or port alone deserves, whoever asks."""
+def refuse_destination(attempt: OutboundAttempt) -> Denial | None:
+    """The denial that the address or port alone deserves, whoever asks.
+
+    An IPv4 address of one link may be that of a node's name server or of a cloud's metadata, and nobody else's of the
+    mesh; an IPv6 one means nothing without its link, which is not known any more.
+    """
+    destination = attempt.destination
     if destination.port in RESERVED_PORTS:
         return reserved_port(destination)
-    if destination.address.is_link_local:
+    is_outside = attempt.is_outside and destination.address.version == 4
+    if destination.address.is_link_local and not is_outside:
         return Denial(Reason.LINK_LOCAL_DESTINATION, f"{destination.address} is link-local")
     return None
 
@@ -213,8 +237,9 @@ def to_nobody_of_ours(
     """What becomes of a connection to an address that no workload has; `policies` are those of the source."""
     if not attempt.is_outside:
         return unknown_destination(attempt)
-    if refusal := refusal_of_plaintext(policies, facts):
-        return Denial(Reason.PLAINTEXT_EGRESS_REFUSED, refusal)
+    if (refusing := refusing_plaintext(policies, facts)) is not None:
+        refusal = refusal_of_plaintext(refusing, facts)
+        return Denial(Reason.PLAINTEXT_EGRESS_REFUSED, refusal, str(refusing))
     return Permit(Transport.PLAINTEXT)
 
 

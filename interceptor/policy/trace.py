@@ -187,7 +187,7 @@ def explain_outbound(policies: PolicySet, attempt: OutboundAttempt) -> Trace:
     """Each step of `PolicySet.decide_outbound`, and the same verdict."""
     walk = _Walk(policies)
     source = attempt.source
-    if (refused := refuse_destination(attempt.destination)) is not None:
+    if (refused := refuse_destination(attempt)) is not None:
         return walk.end(refused, "destination")
     if (pending := policies.refuse_pending(source)) is not None:
         return walk.end(pending, "pending")

@@ -7,7 +7,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from interceptor.workload import Endpoint, IPAddress
+    from collections.abc import Callable, Iterable
+
+    from interceptor.workload import Endpoint, IPAddress, IPNetwork
 
 
 class Way(StrEnum):
@@ -34,7 +36,25 @@ class Locate(Protocol):
     def __call__(self, destination: Endpoint, client: IPAddress) -> Route: ...
 
 
+def by_ranges(
+    mesh: Iterable[IPNetwork], may_be_ours: Callable[[IPAddress], bool] = lambda _: False
+) -> Locate:
+    """Routes where addresses mean workloads and nothing else: who is outside of the mesh's ranges is not waited for.
+
+    `may_be_ours` says of which addresses out there that is not certain: a workload was just there, or will be again.
+    """
+    networks = tuple(mesh)
+
+    def locate(destination: Endpoint, client: IPAddress) -> Route:
+        del client
+        address = destination.address
+        is_inside = any(address in network for network in networks) or may_be_ours(address)
+        return Route(Way.MESH if is_inside else Way.OUTSIDE, destination)
+
+    return locate
+
+
 def as_it_is(destination: Endpoint, client: IPAddress) -> Route:
-    """The route where addresses mean workloads and nothing else."""
+    """The route where every address may be a workload's."""
     del client
     return Route(Way.MESH, destination)

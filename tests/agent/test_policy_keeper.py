@@ -361,3 +361,39 @@ async def test_end_of_an_exception_asks_again(
     world.now += timedelta(days=30)
     with trio.fail_after(10):
         await asked.wait()
+
+
+class Watched:
+    """Notes what it is told, and what was in force then; `error` is why the kernel takes nothing."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.told: list[tuple[str, int, int]] = []
+        self.error = ""
+
+    def widen(self, policies: PolicySet) -> None:
+        if self.error:
+            raise PolicyError(self.error)
+        self.told.append(("widen", len(policies.documents), len(self._world.policy.value.documents)))
+
+    async def settle(self) -> int:
+        self.told.append(("settle", 0, len(self._world.policy.value.documents)))
+        return 3
+
+
+async def test_what_a_set_must_be_asked_about_is_captured_before_it_is_in_force(world: World) -> None:
+    watched = Watched(world)
+    world.keeper._capturing = lambda: watched
+    world.keeper.start()
+    assert await world.keeper.apply({"a.yaml": DENY}, "me") == 3
+    assert watched.told == [("widen", 1, 0), ("settle", 0, 1)]
+
+
+async def test_set_of_which_not_everything_can_be_captured_does_not_come_into_force(world: World) -> None:
+    watched = Watched(world)
+    world.keeper._capturing = lambda: watched
+    world.keeper.start()
+    watched.error = "the kernel is full"
+    with pytest.raises(PolicyError, match="the kernel is full"):
+        await world.keeper.apply({"a.yaml": DENY}, "me")
+    assert (world.verdict(), world.keeper.error) == ("mutual_tls", "the kernel is full")

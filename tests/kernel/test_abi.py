@@ -177,5 +177,7 @@ def test_own_address_begins_with_the_namespace() -> None:
 def test_workload_entry_takes_the_first_address_of_each_family_that_is_not_link_local() -> None:
     addresses = tuple(map(ip_address, ("fe80::1", "fd00::1", "10.0.0.1", "10.0.0.2", "fd00::2")))
     entry = abi.workload_entry(addresses)
-    assert bytes(entry) == MAPPED + bytes([10, 0, 0, 1]) + ip_address("fd00::1").packed
-    assert bytes(abi.workload_entry(())) == bytes(32)
+    assert bytes(entry) == MAPPED + bytes([10, 0, 0, 1]) + ip_address("fd00::1").packed + bytes(8)
+    everything = abi.workload_entry(addresses, captures_everything=True)
+    assert bytes(everything) == bytes(entry)[:32] + bytes([1]) + bytes(7)
+    assert bytes(abi.workload_entry(())) == bytes(40)

@@ -233,6 +233,52 @@ def test_prefixes_take_effect_at_once(scene: Scene, family: int) -> None:
 
 
 @families
+def test_everything_is_captured_where_an_egress_policy_holds(scene: Scene, family: int) -> None:
+    far = scene.listen(scene.neighbour, OUTSIDE[family])
+    port = far.getsockname()[1]
+    for _ in range(2):
+        scene.capture.capture_everything(scene.cookie, everything=True)
+        scene.capture.set_addresses(scene.cookie, ADDRESSES)  # and it stays so when addresses change
+        client = scene.connect(scene.workload, family, OUTSIDE[family], port)
+        scene.assert_captured(client, OUTSIDE[family], port)
+        for address in (WORKLOAD[family], LOOPBACK[family]):
+            own = scene.listen(scene.workload, address)
+            scene.assert_direct(scene.connect(scene.workload, family, address, own.getsockname()[1]), own)
+        scene.capture.capture_everything(scene.cookie, everything=False)
+        scene.assert_direct(scene.connect(scene.workload, family, OUTSIDE[family], port), far)
+
+
+def test_everything_of_the_other_family_and_kind_is_captured_or_left_alone(scene: Scene) -> None:
+    scene.capture.capture_everything(scene.cookie, everything=True)
+    client = scene.connect(scene.workload, socket.AF_INET6, "::ffff:192.0.2.2", 80)
+    scene.assert_captured(client, "::ffff:192.0.2.2", 80)
+    scene.assert_captured(
+        scene.connect(scene.workload, socket.AF_INET, "169.254.169.254", 80), "169.254.169.254", 80
+    )
+    far = scene.listen(scene.neighbour, OUTSIDE[socket.AF_INET])
+    proxy = scene.socket(scene.workload, socket.AF_INET)
+    scene.capture.exempt(proxy)
+    proxy.connect(far.getsockname())
+    scene.assert_direct(proxy, far)
+    name_server = scene.socket(scene.neighbour, socket.AF_INET, socket.SOCK_DGRAM)
+    name_server.bind((OUTSIDE[socket.AF_INET], 53))
+    asking = scene.socket(scene.workload, socket.AF_INET, socket.SOCK_DGRAM)
+    asking.connect((OUTSIDE[socket.AF_INET], 53))
+    asking.send(b"question")
+    assert name_server.recv(100) == b"question"
+
+
+def test_everything_stays_captured_without_anybody_who_serves_it(scene: Scene) -> None:
+    scene.close_listeners()
+    scene.capture.hold(scene.cookie, everything=True)
+    scene.listen(scene.neighbour, OUTSIDE[socket.AF_INET], 7777)
+    with pytest.raises(ConnectionRefusedError):
+        scene.connect(scene.workload, socket.AF_INET, OUTSIDE[socket.AF_INET], 7777)
+    scene.capture.withdraw(scene.cookie)
+    scene.connect(scene.workload, socket.AF_INET, OUTSIDE[socket.AF_INET], 7777)
+
+
+@families
 def test_socket_that_is_connected_again_forgets_where_it_was(scene: Scene, family: int) -> None:
     far = scene.listen(scene.neighbour, OUTSIDE[family])
     client = scene.socket(scene.workload, family)

@@ -246,6 +246,23 @@ def test_what_is_not_the_meshs_does_not_wait(pod: Pod, family: int) -> None:
 
 
 @families
+def test_what_is_not_the_meshs_waits_too_where_an_egress_policy_may_hold(pod: Pod, family: int) -> None:
+    pod.capture.hold_everything(everything=True)
+    pod.stack.callback(pod.capture.hold_everything, everything=False)
+    far = pod.listen(pod.neighbour, OUTSIDE[family], 80)
+    client = pod.begin(family, OUTSIDE[family], 80)
+    assert not is_connected(client, HELD_SECONDS)
+    pod.enrol()
+    assert is_connected(client, SERVED_SECONDS)
+    accepted = pod.accept(pod.outbound[family])
+    assert sockets.original_destination(accepted) == Endpoint(ip_address(OUTSIDE[family]), 80)
+    assert nobody_comes(far)
+    pod.capture.hold_everything(everything=False)
+    pod.capture.withdraw(pod.cookie)
+    pod.assert_direct(pod.connect(pod.workload, family, OUTSIDE[family], 80), far)
+
+
+@families
 def test_process_that_is_in_no_pod_does_not_wait(pod: Pod, family: int) -> None:
     far = pod.listen(pod.neighbour, NEIGHBOUR[family])
     client = Scene.socket(pod, pod.workload, family)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from interceptor.errors import KernelError
-from interceptor.kernel import netlink
-from interceptor.kernel.socket_diag import count_connecting, destroy_established
+from interceptor.kernel import netlink, socket_diag
+from interceptor.kernel.abi import RETURN_PATH_MARK
+from interceptor.kernel.socket_diag import begun_outside, count_connecting, destroy, destroy_established
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,3 +134,62 @@ def test_connections_that_wait_for_an_answer_on_loopback_are_counted(
     for sock in waiting:
         sock.close()
     assert count_connecting(namespace, 15001) == 0
+
+
+MESH = [ip_network("10.99.0.2/32"), ip_network("fd99::2/128")]  # whatever has another address is outside
+
+
+@pytest.fixture
+def _of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the sockets of this process were another's; those of the agent are the proxy's."""
+    monkeypatch.setattr(socket_diag, "_own_inodes", set)
+
+
+@pytest.mark.usefixtures("_of_others")
+@pytest.mark.parametrize("address", ["10.99.0.3", "fd99::3"])
+def test_connection_that_was_begun_to_the_outside_is_found_and_destroyed(
+    pods: tuple[NetworkNamespace, NetworkNamespace], listen: Listen, connect: Connect, address: str
+) -> None:
+    enrolled, other = pods
+    sender, receiver = connect(enrolled, listen(other, address, 80))
+    (found,) = begun_outside(enrolled, MESH)
+    assert (str(found.local), found.local_port) == sender.getsockname()[:2]
+    assert (str(found.remote), found.remote_port) == (address, 80)
+    assert found.inode
+    assert destroy(enrolled, [found]) == [found]
+    assert destroy(enrolled, [found]) == []
+    assert not is_alive(sender, receiver)
+    assert begun_outside(enrolled, MESH) == []
+
+
+@pytest.mark.usefixtures("_of_others")
+def test_what_arrived_or_stays_inside_was_not_begun_to_the_outside(
+    pods: tuple[NetworkNamespace, NetworkNamespace], listen: Listen, connect: Connect
+) -> None:
+    enrolled, other = pods
+    connect(other, listen(enrolled, "10.99.0.2", 81))
+    connect(enrolled, listen(enrolled, "127.0.0.1", 82))
+    connect(enrolled, listen(other, "10.99.0.3", 83))
+    assert begun_outside(enrolled, [*MESH, ip_network("10.99.0.0/16")]) == []
+    marked = listen(enrolled, "10.99.0.2", 84)
+    marked.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, RETURN_PATH_MARK)
+    connect(other, marked)
+    marked.close()  # nobody listens on the port any more
+    assert [found.remote_port for found in begun_outside(enrolled, MESH)] == [83]
+
+
+def test_what_the_proxy_has_open_outside_is_left_out(
+    pods: tuple[NetworkNamespace, NetworkNamespace], listen: Listen, connect: Connect
+) -> None:
+    enrolled, other = pods
+    connect(enrolled, listen(other, "10.99.0.3", 80))
+    assert begun_outside(enrolled, MESH) == []
+
+
+def test_closed_namespace_has_nothing_to_find_or_destroy(make_namespace: Maker) -> None:
+    namespace = make_namespace("a")
+    namespace.close()
+    with pytest.raises(KernelError, match="cannot enter"):
+        begun_outside(namespace, MESH)
+    with pytest.raises(KernelError, match="cannot enter"):
+        destroy(namespace, [])

@@ -308,9 +308,53 @@ def test_plaintext_to_who_is_certainly_outside_is_let_out_unless_the_source_refu
     assert word(decided(policies(""), replace(attempt, is_outside=False))) == "unknown_destination"
     refused = decided(policies(egress("e", refusePlaintextTo="[10.0.9.0/24]")), attempt)
     assert isinstance(refused, Denial)
-    assert (refused.reason, refused.detail) == (
+    assert (refused.reason, refused.detail, refused.policy) == (
         Reason.PLAINTEXT_EGRESS_REFUSED,
         "EgressPolicy shop/e refuses plaintext to 10.0.9.9",
+        "EgressPolicy shop/e",
     )
     listed = policies(egress("e", allow="[]"))
     assert word(decided(listed, attempt)) == "egress_denied"
+    assert decided(policies(egress("e", allow="[{cidrs: [10.0.9.9], ports: ['1521']}]")), attempt) == Permit(
+        Transport.PLAINTEXT, "EgressPolicy shop/e"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "is_outside", "expected"),
+    [
+        ("169.254.169.254", True, "none"),
+        ("169.254.169.254", False, "link_local_destination"),
+        ("fe80::1", True, "link_local_destination"),
+    ],
+)
+def test_link_local_destination_outside_is_decided_by_policy_if_its_link_is_not_needed(
+    address: str, is_outside: bool, expected: str
+) -> None:
+    attempt = replace(out(WEB, address, 80), is_outside=is_outside)
+    assert word(decided(policies(egress("e", allow="[{ports: ['80']}]")), attempt)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "web", "db"),
+    [
+        ("", False, False),
+        (egress("e", allow="[]"), True, True),
+        (egress("e", refusePlaintextTo="[10.0.9.0/24]"), True, True),
+        (egress("e", acceptPlaintextTo="[10.0.9.0/24]"), False, False),  # it denies nothing
+        (egress("e", selector="{matchLabels: {app: web}}", allow="[]"), True, False),
+        (egress("e", "elsewhere", allow="[]"), False, False),
+        (authorization("a", rules="[]"), False, False),
+    ],
+)
+def test_everything_is_asked_about_where_an_egress_policy_can_deny_it(text: str, web: bool, db: bool) -> None:
+    found = policies(text)
+    assert found.capturing(WEB.namespace, WEB.labels) is web
+    assert found.capturing(DB.namespace, DB.labels) is db
+    assert found.capturing_strangers() is (web or db or "elsewhere" in text)
+
+
+def test_everything_is_asked_about_while_nobody_knows_what_the_policies_say() -> None:
+    found = replace(policies(""), pending="broken")
+    assert found.capturing(WEB.namespace, WEB.labels)
+    assert found.capturing_strangers()

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,11 +19,13 @@ from interceptor.errors import KernelError, PeerRejected
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.policy_set import PolicySet
 from interceptor.policy.verdict import Reason, Transport
+from interceptor.proxy.route import by_ranges
 from interceptor.proxy.snapshot import Snapshot
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
 from interceptor.transport.streams import StreamBroken
 from interceptor.transport.tls import tls_contexts
 from interceptor.workload import Endpoint
+from tests.policy.world import egress, policies
 from tests.proxy import certificates
 from tests.proxy.certificates import Proof, svid, tls_context
 from tests.proxy.mesh import (
@@ -114,6 +117,45 @@ async def test_unknown_destination_is_refused_after_a_bounded_wait(running: Mesh
     started = trio.current_time()
     await refused(running, Reason.UNKNOWN_DESTINATION, "no workload has the address 127.0.0.2")
     assert trio.current_time() - started >= running.source.context.limits.unknown_destination_wait
+
+
+async def test_destination_outside_of_the_mesh_is_decided_at_once_and_reached_in_plaintext(
+    mesh: Mesh, nursery: trio.Nursery
+) -> None:
+    mesh.source.change(locate=by_ranges([ip_network("127.0.0.2/32")]))
+    mesh.source.limit(unknown_destination_wait=60.0)  # longer than anything here waits for
+    mesh.registry.replace(mesh.registry.value.without(mesh.destination.workload.key))
+    mesh.source.start(nursery)
+    mesh.aim = await serve_application(nursery, echo)
+    async with await mesh.connect() as application:
+        await application.send_all(b"plain")
+        await application.send_eof()
+        assert await receive_all(application) == b"plain"
+    record = await mesh.source.recorder.only_record()
+    assert (record.verdict, record.transport, record.is_outside) == ("permit", Transport.PLAINTEXT, True)
+
+
+async def test_destination_outside_that_a_workload_may_have_again_is_no_stranger(
+    mesh: Mesh, nursery: trio.Nursery
+) -> None:
+    mesh.source.change(locate=by_ranges([ip_network("127.0.0.2/32")], lambda a: a == DESTINATION_ADDRESS))
+    mesh.registry.replace(mesh.registry.value.without(mesh.destination.workload.key))
+    mesh.source.start(nursery)
+    mesh.aim = Endpoint(DESTINATION_ADDRESS, 80)
+    await refused(mesh, Reason.UNKNOWN_DESTINATION)
+
+
+async def test_destination_outside_of_the_mesh_that_no_list_allows_is_refused_by_name(
+    mesh: Mesh, nursery: trio.Nursery
+) -> None:
+    mesh.source.change(locate=by_ranges([ip_network("127.0.0.2/32")]))
+    mesh.source.limit(unknown_destination_wait=60.0)  # longer than anything here waits for
+    mesh.registry.replace(mesh.registry.value.without(mesh.destination.workload.key))
+    mesh.policy.replace(policies(egress("nothing", "default", allow="[]")))
+    mesh.source.start(nursery)
+    mesh.aim = await serve_application(nursery, echo)
+    record = await refused(mesh, Reason.EGRESS_DENIED)
+    assert record.policy == "EgressPolicy default/nothing"
 
 
 async def test_destination_that_is_enrolled_while_one_waits_is_reached(
