@@ -61,10 +61,9 @@ class PodGate:
             self._hold.forget(cookie)
 
     def retain(self, names: Collection[str]) -> None:
-        """Forget the namespaces of all pods but these."""
+        """Take in all pods but these."""
         for name in self._admitted.keys() - set(names):
-            for cookie in self._admitted.pop(name):
-                self._hold.forget(cookie)
+            self.take_in(name)
 
     def forget_earlier(self) -> None:
         """Forget what the last agent admitted and this one did not."""
