@@ -276,7 +276,7 @@ class Node(RecordReader):
             self.close_namespaces()
         finally:
             log = self.log()
-            result = self.down()
+            result = self.down("--remove-audit")
         result.check()
         left = [
             path
