@@ -17,6 +17,7 @@ from interceptor.agent.node import Node
 from interceptor.agent.own_authority import OwnAuthority
 from interceptor.agent.pod_authority import PodAuthority
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
+from interceptor.agent.reference import remove_leftover_namespaces
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import KernelError, StateError, UsageError
 from interceptor.kernel.bpf_program import load_programs
@@ -65,6 +66,9 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         started.callback(access.close)
         restored = StateFile(paths.run_dir).load()
         _require_state(config, len(restored))
+        remove_leftover_namespaces(
+            paths.run_dir, {Path(each.reference.path) for each in restored if each.reference.path}
+        )
         cgroup = paths.cgroup or find_cgroup2()
         progress("compiling and loading the BPF programs")
         headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)

@@ -13,7 +13,7 @@ from interceptor.errors import EnrolmentError, StateError
 from interceptor.kernel import netns as kernel_netns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from typing import Any
 
     from interceptor.kernel.netns import NetworkNamespace
@@ -158,3 +158,14 @@ class NamespaceReference:
         process = None if pid is None else Process(int(pid), int(data["start"]))
         path = None if path is None else str(path)
         return cls(path, process, int(data["device"]), int(data["inode"]), int(data["cookie"]))
+
+
+def remove_leftover_namespaces(run_dir: Path, known: Collection[Path] = ()) -> None:
+    """Those that `interceptor run` made and nobody knows of any more: its agent was killed before it wrote them down."""
+    directory = run_dir / "netns"
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path in known:
+            continue
+        with suppress(EnrolmentError), kernel_netns.open_path(path) as netns:
+            end_processes(netns)
+        kernel_netns.remove_named(path)

@@ -20,7 +20,7 @@ from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.members import remove_run
 from interceptor.agent.policy_keeper import MARKER
 from interceptor.agent.records import PLAINTEXT_FILE, RECENT_FILE
-from interceptor.agent.reference import end_processes, process_start
+from interceptor.agent.reference import process_start, remove_leftover_namespaces
 from interceptor.agent.return_tokens import RETURN_FILE, ReturnTokens
 from interceptor.agent.state import Lock, StateFile, private_directory
 from interceptor.errors import EnrolmentError, InterceptorError, StateError
@@ -85,7 +85,7 @@ def tear_down(
                 with netns:
                     remove_return_path(netns, state.previous_sysctls)
             remove_run(state)
-        _remove_leftover_namespaces(paths.run_dir / "netns")
+        remove_leftover_namespaces(paths.run_dir)
         removed = capture.release(paths.bpf_dir)
         if removed:
             progress(f"detached {removed} BPF programs")
@@ -170,14 +170,6 @@ def _end_owner(state: EnrolledState) -> None:
         deadline = time.monotonic() + OWNER_SECONDS
         while owner.is_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
-
-
-def _remove_leftover_namespaces(directory: Path) -> None:
-    """Those that `interceptor run` made and nobody knows of any more."""
-    for path in directory.iterdir() if directory.is_dir() else ():
-        with suppress(EnrolmentError), kernel_netns.open_path(path) as netns:
-            end_processes(netns)
-        kernel_netns.remove_named(path)
 
 
 def _remove_run_directory(run_dir: Path) -> None:

@@ -410,3 +410,15 @@ def test_agent_killed_while_runs_begin_leaves_nothing_in_their_way(node: Node) -
         node.up().check()
         result = node.cli("run", "--service-account", "brief", "--name", "brief", "--", "true")
         assert result.status == 0, f"seed {seed}: {result.stderr}"
+
+
+def test_namespace_of_a_run_that_was_never_written_down_is_removed_by_the_next_agent(node: Node) -> None:
+    kept = node.workload("kept")
+    node.kill()
+    left = node.run_dir / "netns" / "default.brief"
+    kernel_netns.create_named(left).close()
+    node.up().check()
+    assert not left.exists()
+    assert [w["name"] for w in node.workloads() if w["state"] == "ready"] == ["kept"]
+    assert kept.netns_path.exists()
+    node.cli("run", "--service-account", "brief", "--name", "brief", "--", "true").check()

@@ -34,6 +34,7 @@ def found(text: str, *, inventory: bool = True) -> tuple[str, ...]:
         (authorization("a", action="DENY"), "AuthorizationPolicy shop/a: a DENY without rules never matches"),
         (exception("a", "INBOUND", ports="['80']", expires="2027-01-14"), "LegacyException shop/a: its last day was 2027-01-14, remove it"),
         (exception("a", "INBOUND", ports="['80']", expires="2027-01-20"), "shop/a: its last day is 2027-01-20, ops should see to it"),
+        (exception("a", "INBOUND", ports="['80']", expires="2027-01-20T12:30:00Z"), "shop/a: its last day is 2027-01-20T12:30:00Z"),
         (authorization("a", "none"), "AuthorizationPolicy none/a: no enrolled workload in its scope, so it selects nothing"),
         (authorization("a", selector="{matchLabels: {app: wbe}}"), "no enrolled workload in its scope with app=wbe"),
         (ACCOUNTS, "AuthorizationPolicy shop/a: nobody matches no enrolled workload"),
