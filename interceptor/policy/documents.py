@@ -196,10 +196,6 @@ class LegacyException:
             return str((self.expires - timedelta(days=1)).date())
         return utc(self.expires)
 
-    def covers(self, facts: Facts, at: float) -> bool:
-        """Whether a plaintext connection at that time (Unix seconds) is one of those that were excepted."""
-        return self.holds(at) and self.match.matches(facts)
-
     def holds(self, at: float) -> bool:
         """Whether it has not ended by that time."""
         return at < self.expires.timestamp()
