@@ -41,18 +41,22 @@ def read_document(text: str, name: str) -> Document:
 
     `name` is the file's name for messages. Raises ConfigError, and nothing else, for text that is no such document.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{name}: has {len(text)} characters, at most {MAX_CHARACTERS} are allowed")
+    root = read_mapping(text, name, max_characters=MAX_CHARACTERS, max_depth=MAX_DEPTH)
+    return {} if root is None else dict(_flatten(root, (), name))
+
+
+def read_mapping(text: str, name: str, *, max_characters: int, max_depth: int) -> MappingNode | None:
+    """The one mapping of a text, None when there is nothing in it; ConfigError, with file and line, for anything else."""
+    if len(text) > max_characters:
+        raise ConfigError(f"{name}: has {len(text)} characters, at most {max_characters} are allowed")
     try:
-        root = strict_yaml.read_document(text, max_depth=MAX_DEPTH)
+        root = strict_yaml.read_document(text, max_depth=max_depth)
     except StrictYamlError as error:
         where = name if error.line is None else f"{name}:{error.line}"
         raise ConfigError(f"{where}: {error.problem}") from None
-    if root is None:
-        return {}
-    if not isinstance(root, MappingNode):
-        raise ConfigError(f"{name}:{root.line}: expected 'key: value' lines, not {kind_of(root)}")
-    return dict(_flatten(root, (), name))
+    if root is None or isinstance(root, MappingNode):
+        return root
+    raise ConfigError(f"{name}:{root.line}: expected 'key: value' lines, not {kind_of(root)}")
 
 
 def _flatten(mapping: MappingNode, prefix: KeyPath, name: str) -> Iterator[tuple[KeyPath, Scalar | Items]]:

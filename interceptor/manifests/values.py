@@ -5,27 +5,28 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from interceptor import __version__
+from interceptor.config.document import read_mapping
 from interceptor.config.values import parse_count, parse_listen_address, parse_mesh_cidr, parse_path
 from interceptor.errors import ConfigError, InvalidInput, UsageError, quoted
 from interceptor.identity.spiffe_id import TrustDomain, validate_name
 from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.strict_yaml import (
     ListNode,
-    MappingNode,
     Node,
     ScalarNode,
-    StrictYamlError,
     kind_of,
-    read_document,
 )
 from interceptor.workload import Endpoint, IPNetwork
 
 MAX_CHARACTERS: Final = 64 * 1024
+MAX_DEPTH: Final = 4
 MAX_IMAGE: Final = 500
 _IMAGE_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-:@")
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Definitions(StrEnum):
@@ -35,14 +36,6 @@ class Definitions(StrEnum):
     OMIT = "omit"
     ONLY = "only"
 
-    @classmethod
-    def parse(cls, text: str) -> "Definitions":
-        """Raises InvalidInput."""
-        try:
-            return cls(text)
-        except ValueError:
-            raise InvalidInput(f"{quoted(text)} is not one of {', '.join(cls)}") from None
-
 
 class PullPolicy(StrEnum):
     """As Kubernetes has them."""
@@ -51,13 +44,17 @@ class PullPolicy(StrEnum):
     ALWAYS = "Always"
     NEVER = "Never"
 
-    @classmethod
-    def parse(cls, text: str) -> "PullPolicy":
-        """Raises InvalidInput."""
+
+def _one_of(choices: type[_Choice]) -> Callable[[str], _Choice]:
+    """A parser of one word of a closed set, which raises InvalidInput."""
+
+    def parse(text: str) -> _Choice:
         try:
-            return cls(text)
+            return choices(text)
         except ValueError:
-            raise InvalidInput(f"{quoted(text)} is not one of {', '.join(cls)}") from None
+            raise InvalidInput(f"{quoted(text)} is not one of {', '.join(choices)}") from None
+
+    return parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "meshCidrs": parse_mesh_cidr,  # of each
     "namespace": lambda text: validate_name("namespace", text),
     "image": parse_image,
-    "imagePullPolicy": PullPolicy.parse,
+    "imagePullPolicy": _one_of(PullPolicy),
     "trustDomain": TrustDomain.parse,
     "mode": MtlsMode.parse,
     "privileged": parse_flag,
@@ -117,7 +114,7 @@ PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "metricsAddress": parse_listen_address,
     "cgroup": parse_path,
     "podsCgroup": parse_path,
-    "crds": Definitions.parse,
+    "crds": _one_of(Definitions),
 }
 
 
@@ -128,17 +125,9 @@ def field_of(key: str) -> str:
 
 def parse_values(text: str, name: str) -> dict[str, Any]:
     """The fields that a file sets; `name` is its name for messages.  Raises ConfigError with file, line and key."""
-    if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{name}: has {len(text)} characters, at most {MAX_CHARACTERS} are allowed")
-    try:
-        root = read_document(text, max_depth=4)
-    except StrictYamlError as error:
-        where = name if error.line is None else f"{name}:{error.line}"
-        raise ConfigError(f"{where}: {error.problem}") from None
+    root = read_mapping(text, name, max_characters=MAX_CHARACTERS, max_depth=MAX_DEPTH)
     if root is None:
         return {}
-    if not isinstance(root, MappingNode):
-        raise ConfigError(f"{name}:{root.line}: expected 'key: value' lines, not {kind_of(root)}")
     found = {}
     for key, (key_node, node) in root.entries.items():
         if key not in PARSERS:

@@ -5,14 +5,15 @@ Unix seconds, as on the nodes (`expiry`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import prometheus_client
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from interceptor.telemetry.expiry import AuthorityExpiry
+from interceptor.telemetry.gauge import gauge
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class AuthoritySeries(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self._look()
-        yield _gauge(
+        yield gauge(
             "interceptor_authority_not_after_seconds",
             "When a root or intermediate certificate expires, in Unix seconds",
             ["kind", "fingerprint"],
@@ -78,13 +79,13 @@ class AuthoritySeries(Collector):
         )
 
     def _collect_nodes(self, state: AuthorityState) -> Iterator[Metric]:
-        yield _gauge(
+        yield gauge(
             "interceptor_authority_nodes",
             "Nodes that have joined, by whether they use the trust bundle of now",
             ["state"],
             (((name,), float(state.nodes[name])) for name in ("current", "behind", "silent", "revoked")),
         )
-        yield _gauge(
+        yield gauge(
             "interceptor_authority_rotation_waiting_nodes",
             "Nodes that the next step of a rotation waits for",
             ["phase"],
@@ -113,13 +114,4 @@ class AuthoritySeries(Collector):
 
 
 def _one(name: str, text: str, value: float) -> Metric:
-    return _gauge(name, text, [], [((), value)])
-
-
-def _gauge(
-    name: str, text: str, labels: list[str], samples: Iterable[tuple[tuple[str, ...], float]]
-) -> Metric:
-    metric = GaugeMetricFamily(name, text, labels=labels)
-    for values, value in samples:
-        metric.add_metric(values, value)
-    return metric
+    return gauge(name, text, [], [((), value)])

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import Counter
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from interceptor.identity.spiffe_id import SpiffeId
+from interceptor.telemetry.gauge import gauge
 from interceptor.workload import WorkloadKey
 
 AUTHORITIES_LIMIT: Final = 200  # roots and intermediates: of our own domain, and of those that are federated
@@ -77,33 +78,33 @@ class Expiry(Collector):
     def collect(self) -> Iterator[Metric]:
         lives = self._workloads.values()
         workload = ["namespace", "workload", "principal"]
-        yield _gauge(
+        yield gauge(
             "interceptor_certificate_not_after_seconds",
             "When the certificate of a workload expires, in Unix seconds",
             workload,
             ((life.labels, life.not_after) for life in lives),
         )
-        yield _gauge(
+        yield gauge(
             "interceptor_certificate_last_renewal_seconds",
             "When the certificate of a workload was last renewed, in Unix seconds",
             workload,
             ((life.labels, life.issued_at) for life in lives),
         )
-        yield _gauge(
+        yield gauge(
             "interceptor_certificates_late",
             "Certificates missing, or past three quarters of their life and not renewed",
             [],
             [((), float(self._late()))],
         )
         yield from self._collect_node()
-        yield _gauge(
+        yield gauge(
             "interceptor_authority_not_after_seconds",
             "When a root or intermediate certificate expires, in Unix seconds",
             ["kind", "fingerprint"],
             (((each.kind, each.fingerprint), each.not_after) for each in self._authorities),
         )
         age = self._trust_age()
-        yield _gauge(
+        yield gauge(
             "interceptor_trust_bundle_age_seconds",
             "How long ago the authority last confirmed the trust bundle in force",
             [],
@@ -112,24 +113,15 @@ class Expiry(Collector):
 
     def _collect_node(self) -> Iterator[Metric]:
         lives = [] if self._node is None else [self._node]
-        yield _gauge(
+        yield gauge(
             "interceptor_node_certificate_not_after_seconds",
             "When the node's own certificate expires, in Unix seconds",
             ["principal"],
             ((life.labels, life.not_after) for life in lives),
         )
-        yield _gauge(
+        yield gauge(
             "interceptor_node_certificate_last_renewal_seconds",
             "When the node's own certificate was last renewed, in Unix seconds",
             ["principal"],
             ((life.labels, life.issued_at) for life in lives),
         )
-
-
-def _gauge(
-    name: str, text: str, labels: list[str], samples: Iterable[tuple[tuple[str, ...], float]]
-) -> Metric:
-    metric = GaugeMetricFamily(name, text, labels=labels)
-    for values, value in samples:
-        metric.add_metric(values, value)
-    return metric
