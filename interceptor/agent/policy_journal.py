@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interceptor.agent.state import write_atomically
+from interceptor.agent.state import sync_directory, write_atomically
 from interceptor.errors import PolicyError, StateError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def replace_files(directory: Path, texts: Mapping[str, str]) -> None:
                 _beside(directory, name).unlink()
         reason = error.strerror if isinstance(error, OSError) else error
         raise PolicyError(f"{directory} cannot be written: {reason}") from error
-    _sync(directory)
+    sync_directory(directory)
     finish_replacement(directory)
 
 
@@ -56,7 +56,7 @@ def finish_replacement(directory: Path) -> None:
         for name in names:
             with suppress(FileNotFoundError):  # that one was done
                 _beside(directory, name).replace(directory / name)
-        _sync(directory)
+        sync_directory(directory)
         journal.unlink()
     except OSError as error:
         raise PolicyError(
@@ -81,12 +81,3 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode())
         file.flush()
         os.fsync(fd)
-
-
-def _sync(directory: Path) -> None:
-    """Have the names on the disk, too."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -77,6 +77,19 @@ class Limits:
     pending_handshakes: int  # of one workload, inbound
 
 
+def begin_record(direction: Direction) -> ConnectionRecord:
+    """A record of a connection that begins now, with numbers of its own."""
+    return ConnectionRecord(
+        direction=direction,
+        id=os.urandom(8).hex(),
+        trace_id=os.urandom(16).hex(),
+        source=None,
+        destination=None,
+        opened_at=time.time(),
+        opened_monotonic=trio.current_time(),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class WorkloadContext:
     """Everything that the connections of one enrolled workload share."""
@@ -106,15 +119,7 @@ class WorkloadContext:
 
     def begin(self, direction: Direction) -> ConnectionRecord:
         """A new record, opened now."""
-        return ConnectionRecord(
-            direction=direction,
-            id=os.urandom(8).hex(),
-            trace_id=os.urandom(16).hex(),
-            source=None,
-            destination=None,
-            opened_at=time.time(),
-            opened_monotonic=trio.current_time(),
-        )
+        return begin_record(direction)
 
     def timestamp(self) -> float:
         """The wall clock in Unix seconds: until when exceptions hold."""

@@ -6,19 +6,14 @@ Its bytes were never the mesh's to protect: it would have gone the same way by i
 from __future__ import annotations
 
 import logging
-import os
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from interceptor.policy.verdict import Permit, Transport
 from interceptor.proxy import dial
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.context import Refusal, begin_record
 from interceptor.proxy.relay import Relay
-from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.transport.sockets import tune
 from interceptor.transport.streams import PlainStream, abort_socket
 from interceptor.workload import Direction
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.workload import Endpoint
 
 log = logging.getLogger(__name__)
@@ -67,14 +63,6 @@ async def handle(application: socket.socket, outlet: Outlet) -> None:
 
 def _record() -> ConnectionRecord:
     """What the relay counts into; it is nobody's: the mesh keeps records of its workloads only."""
-    record = ConnectionRecord(
-        direction=Direction.OUTBOUND,
-        id=os.urandom(8).hex(),
-        trace_id=os.urandom(16).hex(),
-        source=None,
-        destination=None,
-        opened_at=time.time(),
-        opened_monotonic=trio.current_time(),
-    )
+    record = begin_record(Direction.OUTBOUND)
     record.decide(HELD_OUTSIDE)
     return record
