@@ -166,7 +166,7 @@ def _same_family(source: Workload, endpoint: Endpoint) -> IPAddress:
 
 
 def _is_captured(node: Node, source: Workload, destination: Destination) -> tuple[bool, str]:
-    """Whether connect(2) is redirected to the proxy, and why; the same rules as `connect_ipv4` in bpf/capture.c."""
+    """Whether connect(2) is redirected to the proxy, and why; the same rules as `connect_ipv4` in bpf/outbound.c."""
     address = destination.endpoint.address
     if address.is_loopback or address in source.addresses:
         return False, f"{address} is the workload itself: connections within a workload are left alone"

@@ -1,4 +1,4 @@
-"""The one door to bcc: compile `bpf/capture.c`, load its programs, hand out file descriptors."""
+"""The one door to bcc: compile the programs in `bpf/`, load them, hand out file descriptors."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ MINIMUM_BCC = (0, 25)
 _PR_SET_PDEATHSIG = 1
 _MESSAGE_BYTES = 65536  # steer_inbound in hexadecimal is 1.3 KB
 
+# One translation unit, in this order: bcc rewrites the map calls of the main file only.
+SOURCES = ("maps.c", "outbound.c", "flows.c", "guard.c", "probes.c", "inbound.c")
 _MAPS = (
     "workloads",
     "captured_prefixes",
@@ -119,6 +121,12 @@ def source_directory() -> Path:
     package = Path(__file__).parent.parent
     installed = package / "bpf"
     return installed if installed.is_dir() else package.parent / "bpf"
+
+
+def source_text(directory: Path) -> bytes:
+    """All of `SOURCES` below one another, so that the compiler still names the file and line that it means."""
+    parts = (f'#line 1 "{directory / name}"\n{(directory / name).read_text()}' for name in SOURCES)
+    return "".join(parts).encode()
 
 
 def import_bcc() -> Any:  # noqa: ANN401 - bcc ships no types
@@ -229,7 +237,7 @@ def _compile(
     source: Path,
     flags: list[str],
 ) -> tuple[list[int], dict[str, bytes]]:
-    module = bcc.BPF(src_file=str(source / "capture.c").encode(), cflags=[f"-I{source}", *flags])
+    module = bcc.BPF(text=source_text(source), cflags=[f"-I{source}", *flags])
     programs = [
         module.load_func(name.encode(), program_type, attach_type=attach_type).fd
         for name, (program_type, attach_type) in LOADED_PROGRAMS.items()

@@ -1,7 +1,7 @@
 """Hold: what network namespaces below the pods' cgroup do until the agent has said what they are.
 
 A namespace is enrolled (`Capture.enrol`), outside (`admit_outside`), or unknown.  In an unknown one, connections to
-captured destinations wait, and so do those that arrive over a link (bpf/capture.c says how).  The guard is pinned: with
+captured destinations wait, and so do those that arrive over a link (bpf/guard.c says how).  The guard is pinned: with
 the agent dead, new namespaces go on waiting, and TCP gives up after about two minutes.
 """
 

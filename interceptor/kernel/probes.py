@@ -1,7 +1,7 @@
 """Probes: connections of this node's kubelet to declared ports of enrolled workloads reach the application as they are.
 
 The kubelet is recognised by its cgroup, in which only root can put a process: an address can be had by anybody on the
-host.  What the programs do is said in bpf/capture.c; they are pinned, so that a dead agent does not make pods unhealthy.
+host.  What the programs do is said in bpf/probes.c; they are pinned, so that a dead agent does not make pods unhealthy.
 """
 
 from __future__ import annotations

@@ -92,14 +92,15 @@ def test_incomplete_headers_are_one_clear_line(tmp_path: Path, capfd: pytest.Cap
 
 @pytest.fixture
 def edited_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Lets the loader find a copy of bpf/ in which something was replaced."""
+    """Lets the loader find a copy of bpf/ in which something was replaced in inbound.c."""
 
     def edit(old: str, new: str) -> None:
         copy = tmp_path / "bpf"
         shutil.copytree(source_directory(), copy)
-        text = (copy / "capture.c").read_text()
+        edited = copy / "inbound.c"
+        text = edited.read_text()
         assert old in text
-        (copy / "capture.c").write_text(text.replace(old, new))
+        edited.write_text(text.replace(old, new))
         monkeypatch.setattr(bpf_program, "source_directory", lambda: copy)
 
     return edit
@@ -109,7 +110,7 @@ def edited_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 @pytest.mark.parametrize(
     ("old", "new", "cause"),
     [
-        ("int steer_inbound(", "int steer_inbound(nonsense ", "error: "),
+        ("int steer_inbound(", "int steer_inbound(nonsense ", "inbound.c:3:"),
         ("\tbpf_sk_release(listener);\n", "", "reference"),
     ],
     ids=["compiler", "verifier"],
