@@ -121,6 +121,7 @@ class ClusterSide:
         self.status = PodStatus(
             node, self.keeper, self._client, writes_conditions=self._cluster.pod_conditions
         )
+        node.records.metrics.follow_pods(self.status.samples)
 
     async def run(self) -> None:
         """Follow the API, until cancelled."""
@@ -155,9 +156,20 @@ class ClusterSide:
         return await is_being_removed(self._client, self.watch.cluster, self._daemonset)
 
     def waiting_for(self) -> list[str]:
-        """What keeps the node from being ready."""
-        listed = [f"the Kubernetes API's {each}" for each in self.watch.waiting_for if each in _NEEDED]
+        """What keeps the node from being ready, a line each."""
+        listed = [self._listing(each) for each in self.watch.waiting_for if each in _NEEDED]
         return [*listed, *(self.keeper.waiting_for() if self.keeper is not None else ())]
+
+    def warnings(self) -> list[str]:
+        """What is not as it shall be and does not keep the node from being ready, a line each."""
+        listed = [
+            f"waiting for {self._listing(each)}" for each in self.watch.waiting_for if each not in _NEEDED
+        ]
+        return [*listed, *self.problems()]
+
+    def _listing(self, what: str) -> str:
+        why = self.watch.why_not(what)
+        return f"the Kubernetes API's {what}{f': {why}' if why else ''}"
 
     def problems(self) -> list[str]:
         """What is wrong with the API's answers, and with this node's pods, a line each."""

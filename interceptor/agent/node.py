@@ -27,7 +27,7 @@ from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, KernelError
 from interceptor.kernel import netlink
-from interceptor.kernel.capture import Capture
+from interceptor.kernel.capture import Capture, is_attached
 from interceptor.kernel.hold import Hold
 from interceptor.kernel.probes import Probes
 from interceptor.metrics_server import MetricsServer
@@ -167,7 +167,7 @@ class Node:
             nursery.start_soon(self._watch_signals)
             nursery.start_soon(self._note_departed_for_ever)
             nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
-            server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
+            server = MetricsServer(self.records.metrics.expose, self._unready, self._warnings)
             nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
             await self.follower.open()
@@ -233,10 +233,17 @@ class Node:
 
     def _unready(self) -> list[str]:
         """What is missing, and which certificates are not valid: their workloads are refused everything."""
-        return [*self.missing(), *self._certificates("expired"), *self._certificates("not_yet_valid")]
+        detached = self.ready.is_set() and not is_attached(self.config.paths.bpf_dir)
+        return [
+            *(["the capture programs are not attached: restart the agent"] if detached else ()),
+            *self.missing(),
+            *self._certificates("expired"),
+            *self._certificates("not_yet_valid"),
+        ]
 
-    def _late(self) -> list[str]:
-        return self._certificates("late")
+    def _warnings(self) -> list[str]:
+        """What does not keep the node from being ready, yet."""
+        return [*self._certificates("late"), *(self.cluster.warnings() if self.cluster is not None else ())]
 
     def _certificates(self, state: str) -> list[str]:
         """A line for each workload whose certificate is in this state (see `certificate_state`)."""

@@ -16,16 +16,22 @@ from interceptor.agent.health import capture_problem, revocation_of
 from interceptor.cluster_status.bodies import STRATEGIC_MERGE, pod_status_patch, pod_status_path
 from interceptor.cluster_status.changes import Changes, Wanted
 from interceptor.cluster_status.events import EventLog, Subject
-from interceptor.cluster_status.pod_condition import CertificateFacts, PodState, pod_condition
+from interceptor.cluster_status.pod_condition import (
+    CertificateFacts,
+    PodState,
+    is_worth_a_warning,
+    pod_condition,
+)
 from interceptor.cluster_status.pod_events import pod_happening, pod_subject
 from interceptor.cluster_status.token_bucket import TokenBucket
 from interceptor.credentials import certificate_state
 from interceptor.errors import AuthorityRefusal
 from interceptor.kubernetes.event_sender import EventSender
 from interceptor.kubernetes.status_writer import Outcome, StatusWriter
+from interceptor.telemetry.pod_series import PodSample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from interceptor.agent.members import Enrolled
     from interceptor.agent.node import Node
@@ -88,6 +94,15 @@ class PodStatus:
         """For how long the same would have been said of a pod by this agent."""
         since = self._changes.since(uid)
         return None if since is None else trio.current_time() - since
+
+    def samples(self) -> Iterator[PodSample]:
+        """For the metrics: every pod of which something is to be said, but those that nobody wants in the mesh."""
+        for uid, condition in sorted(self.conditions.items()):
+            pod = self._keeper.pods.get(uid)
+            if pod is not None and (condition.holds or is_worth_a_warning(condition.reason)):
+                identity = pod.membership.identity
+                account = identity.service_account if identity is not None else ""
+                yield PodSample(pod.key.namespace, pod.key.name, account, condition.reason, condition.holds)
 
     def _look(self) -> None:
         """See how all pods are, and what of that somebody should hear."""

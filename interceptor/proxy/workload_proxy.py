@@ -44,6 +44,12 @@ class WorkloadProxy:
         ]
         self._scope = trio.CancelScope()
 
+    @property
+    def ports(self) -> list[int]:
+        """Where it listens at this moment."""
+        open_ones = (listener for listener, _ in self._listeners if listener.fileno() != -1)
+        return sorted({listener.getsockname()[1] for listener in open_ones})
+
     async def run(self) -> None:
         """Accept and serve; closes the listeners and resets what is left when it ends."""
         try:

@@ -15,8 +15,9 @@ from interceptor.cli.connections import connections, not_yet_shown
 from interceptor.cli.context import Session
 from interceptor.cli.explain import explain
 from interceptor.cli.main import group
-from interceptor.cli.nouns import certificates, status, workloads
+from interceptor.cli.nouns import certificates, workloads
 from interceptor.cli.policy import policies
+from interceptor.cli.status import status
 
 LONG = "a-name-that-is-as-long-as-a-kubernetes-name-may-be-63-characters"[:63]
 
