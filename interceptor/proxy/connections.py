@@ -77,6 +77,10 @@ class LiveConnections:
                 record.finish(trio.current_time(), record.closed_by, record.close_kind or CloseKind.RESET)
                 self._recorder.closed(record)
 
+    def is_denied(self, record: ConnectionRecord) -> bool:
+        """Whether `close_denied` has cancelled what carries this connection."""
+        return record in self._late
+
     def _require_place(self) -> None:
         if self._closing is not None:
             raise Refusal(self._closing)
