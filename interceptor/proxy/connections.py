@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.policy.verdict import Denial, Reason
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from interceptor.proxy.context import Recorder
+    from interceptor.proxy.recording import Recorder
     from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.workload import WorkloadKey
 

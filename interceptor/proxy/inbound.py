@@ -12,8 +12,8 @@ from interceptor.policy.policy_set import InboundAttempt
 from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import Status, TunnelProtocolError, TunnelServer, is_target
 from interceptor.proxy import application
-from interceptor.proxy.context import Refusal, refusal_of, require_permit
 from interceptor.proxy.dial import local_endpoint, peer_endpoint
+from interceptor.proxy.refusal import Refusal, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
 from interceptor.transport.sockets import tune
 from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
