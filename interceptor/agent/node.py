@@ -121,6 +121,7 @@ class Node:
                 [each.value for each in Standing], cluster.count, lambda: len(cluster.problems())
             )
             cluster.keep_pods(programs, cgroup, self.enroller, self.registry, self.policies.redecide)
+            cluster.tell_of(self)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self._programs = programs
         self._cgroup = cgroup
@@ -191,6 +192,8 @@ class Node:
             return
         nursery.start_soon(self.cluster.keeper.follow)
         nursery.start_soon(self.cluster.keeper.run, nursery)
+        if self.cluster.status is not None:
+            nursery.start_soon(self.cluster.status.run)
 
     async def _end_when_stopped(self, scope: trio.CancelScope) -> None:
         """Also while it is still waiting for something to begin with."""

@@ -73,6 +73,8 @@ def _configuration(values: Values) -> str:
         "joinTokenFile": f"{_TOKEN}/token",
         "rootFile": f"{_ROOT}/root.sha256",
     }
+    if not values.pod_conditions:
+        cluster["podConditions"] = "omit"
     if values.pods_cgroup is not None:
         cluster["podsCgroup"] = _seen(values.pods_cgroup)
     return document(
