@@ -169,7 +169,7 @@ class Node:
             server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
             nursery.start_soon(server.serve, metrics)
             nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
-            await self.follower.open()
+            await self._open_authority(nursery)
             nursery.start_soon(self.follower.run)
             await self._take_over(nursery)
             nursery.start_soon(self._close_aged_for_ever)
@@ -183,6 +183,14 @@ class Node:
                 self.config.mode,
             )
             tell_service_manager(READY)
+
+    async def _open_authority(self, nursery: trio.Nursery) -> None:
+        """Pods outside of the mesh do not wait for it meanwhile: it may be among them."""
+        async with trio.open_nursery() as meanwhile:
+            if self.cluster is not None and self.cluster.keeper is not None:
+                meanwhile.start_soon(self.cluster.keeper.admit, nursery)
+            await self.follower.open()
+            meanwhile.cancel_scope.cancel()
 
     def _follow_cluster(self, nursery: trio.Nursery) -> None:
         """Let a cluster say which workloads there are; without one they have names of their own."""

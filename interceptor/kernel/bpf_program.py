@@ -48,6 +48,7 @@ _MAPS = (
 KEPT_MAPS = (
     "connected_to",
     "made_in",
+    "outside",
 )  # they outlive the programs: pinned, and used again by the next agent's
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
