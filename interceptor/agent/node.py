@@ -190,7 +190,7 @@ class Node:
             nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
             if self.doors is not None:
                 self._serve_doors(self.doors, nursery, leaders)
-            await self.follower.open()
+            await self._open_authority(nursery)
             nursery.start_soon(self.follower.run)
             if self.cluster is not None and self.cluster.keeper is not None:
                 nursery.start_soon(self.cluster.keeper.follow)
@@ -214,6 +214,16 @@ class Node:
                 self.config.mode,
             )
             tell_service_manager(READY)
+
+    async def _open_authority(self, nursery: trio.Nursery) -> None:
+        """Pods outside of the mesh do not wait for it meanwhile: it may be among them."""
+        async with trio.open_nursery() as meanwhile:
+            # An agent that serves still does that itself.
+            is_first = self._predecessor is None
+            if is_first and self.cluster is not None and self.cluster.keeper is not None:
+                meanwhile.start_soon(self.cluster.keeper.admit, nursery)
+            await self.follower.open()
+            meanwhile.cancel_scope.cancel()
 
     async def _lead(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         with self._leading:
