@@ -66,7 +66,7 @@ BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, M
 
 /* On an application's socket: where it meant to connect. */
 BPF_KEPT_SK_STORAGE(connected_to, struct connection);
-/* On a TCP socket that was made in an unknown namespace: the netns cookie. */
+/* On a TCP socket that was made below the pods' cgroup: the netns cookie. */
 BPF_KEPT_SK_STORAGE(made_in, __u64);
 /* On a socket that the proxy accepted: the same. */
 BPF_SK_STORAGE(accepted_for, struct original_destination);
