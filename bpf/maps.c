@@ -79,7 +79,7 @@ BPF_TABLE("lru_hash" LENT("pending_flows"), struct flow, struct original_destina
 
 /* On an application's socket: where it meant to connect. */
 BPF_FOUND_SK_STORAGE(connected_to, struct connection, KEPT("connected_to"));
-/* On a TCP socket that was made in an unknown namespace: the netns cookie. */
+/* On a TCP socket that was made below the pods' cgroup: the netns cookie. */
 BPF_FOUND_SK_STORAGE(made_in, __u64, KEPT("made_in"));
 /* On a socket that the proxy accepted: the same. */
 BPF_FOUND_SK_STORAGE(accepted_for, struct original_destination, LENT("accepted_for"));
