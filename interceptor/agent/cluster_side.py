@@ -57,6 +57,7 @@ DAEMONSET_VARIABLE: Final = "DAEMONSET"
 # What the node waits for before anything is decided; without it everything would be denied at first.
 POLICY_WAIT_SECONDS: Final = 5.0
 MOST_SKEW: Final = timedelta(seconds=30)  # certificates are issued as of a minute ago
+EVERYTHING_WAIT_SECONDS: Final = 10.0
 # Without these nothing can be said of any pod, or everything is denied; what else is missing is a problem of its own.
 _NEEDED: Final = frozenset(
     kind.value.replace("_", " ")
@@ -92,6 +93,7 @@ class ClusterSide:
         self.routes = ClusterRoutes(config, self.watch)
         self.keeper: PodKeeper | None = None
         self.status: PodStatus | None = None
+        self._outside: Outside | None = None
 
     def keep_pods(
         self,
@@ -104,13 +106,14 @@ class ClusterSide:
         """Have a keeper for the node's pods; `cgroup` is the root of cgroup v2."""
         bpf_dir, limits = self._config.paths.bpf_dir, self._config.limits
         hold = Hold(programs, bpf_dir)
+        self._outside = Outside(hold, limits.connect_timeout.total_seconds())
         self.keeper = PodKeeper(
             self._config,
             cgroup,
             self.watch,
             enroller,
             registry,
-            PodGate(hold, Outside(hold, limits.connect_timeout.total_seconds())),
+            PodGate(hold, self._outside),
             PodProbes(Probes(programs, bpf_dir), cgroup, self._cluster.kubelet_cgroup),
             redecide,
         )
@@ -149,6 +152,19 @@ class ClusterSide:
             while not self.policies.is_known:
                 await self.watch.wait_changed()
 
+    @property
+    def carried(self) -> int:
+        """How many connections of pods outside of the mesh are carried on, because they were held once."""
+        return 0 if self._outside is None else self._outside.carried
+
+    async def wait_until_known(self) -> None:
+        """Until the API has said all that decisions need; what else it tells is waited for a while."""
+        with trio.move_on_after(EVERYTHING_WAIT_SECONDS):
+            while self.watch.waiting_for:
+                await self.watch.wait_changed()
+        while self._needed():
+            await self.watch.wait_changed()
+
     async def is_being_removed(self) -> bool:
         """Whether the agent stops because the mesh is being taken out of the cluster, and nobody will come after it."""
         if self._daemonset is None:
@@ -157,8 +173,10 @@ class ClusterSide:
 
     def waiting_for(self) -> list[str]:
         """What keeps the node from being ready, a line each."""
-        listed = [self._listing(each) for each in self.watch.waiting_for if each in _NEEDED]
-        return [*listed, *(self.keeper.waiting_for() if self.keeper is not None else ())]
+        return [*self._needed(), *(self.keeper.waiting_for() if self.keeper is not None else ())]
+
+    def _needed(self) -> list[str]:
+        return [self._listing(each) for each in self.watch.waiting_for if each in _NEEDED]
 
     def warnings(self) -> list[str]:
         """What is not as it shall be and does not keep the node from being ready, a line each."""

@@ -72,6 +72,8 @@ limits:
   pendingHandshakes: 1000
   # Connections are closed when they are older than this; left out, they may be as old as they like.
   #connectionMaxAge: 12h
+  # For so long an agent that has handed the node over to another one goes on relaying what was open.
+  drainTime: 5m
   # The file of records is rotated at this size; one rotated file is kept.
   recordsBytes: 16777216
 

@@ -70,6 +70,7 @@ class LimitsConfig:
     connections_per_workload: int = 10_000
     pending_handshakes: int = 1_000
     connection_max_age: timedelta | None = None  # None: as long as both ends like
+    drain_time: timedelta = timedelta(minutes=5)  # for what is open when another agent has taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ class Config:
                     "connectionMaxAge": (
                         _duration(limits.connection_max_age) if limits.connection_max_age else None
                     ),
+                    "drainTime": _duration(limits.drain_time),
                     "recordsBytes": self.records.max_bytes,
                 },
                 "metrics": {"address": str(self.metrics_address)},

@@ -182,6 +182,10 @@ class _Reader:
             connection_max_age=self._get_or_none(
                 "limits.connectionMaxAge", _duration(timedelta(seconds=1), timedelta(days=365))
             ),
+            # A node's certificate lives for a day, and a drained agent has nobody who renews it.
+            drain_time=self._get(
+                "limits.drainTime", _duration(timedelta(0), timedelta(hours=12)), default.drain_time
+            ),
         )
 
     def _records(self, paths: PathsConfig) -> RecordsConfig:

@@ -133,7 +133,9 @@ def _pod(values: Values) -> dict[str, Any]:
             {
                 "name": "root",
                 "configMap": Commented(
-                    "Made by the authority when it begins; the agent starts then.", {"name": ROOTS}
+                    "Made by the authority when it begins. The agent starts without it, and joins then: where an earlier "
+                    "agent was, pods wait to be known, and so may the authority's.",
+                    {"name": ROOTS, "optional": True},
                 ),
             },
             {
