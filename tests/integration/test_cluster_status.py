@@ -319,7 +319,12 @@ def test_node_without_the_definitions_of_policies_says_what_it_waits_for(
     node.kill()
     with refused(cluster, 404, Kind.PEER_AUTHENTICATION, Kind.AUTHORIZATION_POLICY, Kind.SERVICE):
         up = Program([*node.command(), "up"], node.files / "up", node.slot.journal)
-        wait_until(lambda: "shop/web" in str(readiness(node)) or len(readiness(node)) > 3, "it answers", 30)
+        missing = "with status 404"
+
+        def is_told() -> bool:
+            return str(readiness(node)).count(missing) >= 3
+
+        wait_until(is_told, "it says what it waits for", 30)
         status, *lines = readiness(node)
         assert status == "503"
         for what, path in (
