@@ -116,6 +116,7 @@ def test_pod_that_is_not_in_the_mesh_is_told_why(labels: Any, changes: dict[str,
 
 def test_pod_that_nobody_wants_in_the_mesh_is_told_of_only_if_it_was_before() -> None:
     assert pod_condition(PodState(node_pod({}))) is None
+    assert pod_condition(PodState(node_pod(None, host_network=True))) is None
     left = said(PodState(node_pod({}, told=True)))
     assert (left.holds, left.reason) == (False, "NamespaceNotLabelled")
     assert not is_worth_a_warning(left.reason)
