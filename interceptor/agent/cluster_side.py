@@ -183,7 +183,7 @@ class ClusterSide:
         listed = [
             f"waiting for {self._listing(each)}" for each in self.watch.waiting_for if each not in _NEEDED
         ]
-        return [*listed, *self.problems()]
+        return [*listed, *self._problems_here()]
 
     def _listing(self, what: str) -> str:
         why = self.watch.why_not(what)
@@ -191,12 +191,15 @@ class ClusterSide:
 
     def problems(self) -> list[str]:
         """What is wrong with the API's answers, and with this node's pods, a line each."""
-        found = [*self.watch.problems, *self.policies.problems, *self._skew()]
         config = self._config
+        # A look at every pod of the cluster: not for each probe of the kubelet.
+        outside = pods_outside_cidrs(self.watch.cluster, config.trust_domain, config.mesh_cidrs)
+        return [*self._problems_here(), *([outside] if outside else ())]
+
+    def _problems_here(self) -> list[str]:
+        found = [*self.watch.problems, *self.policies.problems, *self._skew()]
         if self.status is not None:
             found += self.status.problems
-        if outside := pods_outside_cidrs(self.watch.cluster, config.trust_domain, config.mesh_cidrs):
-            found.append(outside)
         if self.keeper is not None:
             pods = self.keeper.pods
             found += [

@@ -7,6 +7,7 @@ is away, slow or refuses delays what is said, and nothing else.
 from __future__ import annotations
 
 import logging
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -162,12 +163,12 @@ class PodStatus:
         )
 
     def _look_at_the_kernel(self, enrolled: Mapping[str | None, Enrolled], now: float) -> None:
-        """At some pods each time."""
+        """At some pods each time, the oldest news first; at one with a fault again at once, it may pass in a moment."""
         self._faults = {uid: known for uid, known in self._faults.items() if uid in enrolled}
-        old = [
-            (uid, each)
-            for uid, each in enrolled.items()
-            if uid is not None and now >= self._faults.get(uid, (-FAULT_SECONDS, None))[0] + FAULT_SECONDS
-        ]
-        for uid, each in old[:FAULTS_A_LOOK]:
+        old = []
+        for uid, each in enrolled.items():
+            at, fault = self._faults.get(uid or "", (-FAULT_SECONDS, None))
+            if uid is not None and (fault is not None or now >= at + FAULT_SECONDS):
+                old.append((at, uid, each))
+        for _, uid, each in sorted(old, key=itemgetter(0))[:FAULTS_A_LOOK]:
             self._faults[uid] = (now, capture_problem(self._node, each))

@@ -27,7 +27,8 @@ LONGEST_PAUSE: Final = timedelta(seconds=30)  # without a right it is longer, th
 _NO_RIGHT: Final = (401, 403)
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
-_NOT_AS_THOUGHT: Final = (404, 409)  # it is gone, or another one has its name, or somebody was faster
+_GONE: Final = 404
+_CONFLICT: Final = 409
 _randomness = random.SystemRandom()
 
 
@@ -35,7 +36,8 @@ class Outcome(Enum):
     """What became of an attempt."""
 
     DONE = auto()
-    MISSED = auto()  # the object is not as it was thought to be: look again
+    GONE = auto()  # there is no such object
+    CONFLICT = auto()  # it is not as it was thought to be: somebody was faster, or another one has its name
     REFUSED = auto()  # this one, and others may be taken
     LATER = auto()  # nothing can be written now
 
@@ -75,9 +77,9 @@ class StatusWriter:
         if refusal.status == _TOO_MANY or refusal.status >= _SERVER_ERROR:
             return self._later(refusal, LONGEST_PAUSE)
         self._well()
-        if refusal.status in _NOT_AS_THOUGHT:
-            return Outcome.MISSED
-        return self._cannot(refusal)
+        if refusal.status == _GONE:
+            return Outcome.GONE
+        return Outcome.CONFLICT if refusal.status == _CONFLICT else self._cannot(refusal)
 
     def _cannot(self, error: InterceptorError) -> Outcome:
         if str(error) != self._complaint:

@@ -43,8 +43,8 @@ async def wait_open(writer: StatusWriter) -> None:
     ("error", "outcome", "may_try"),
     [
         (None, Outcome.DONE, True),
-        (ApiRefusal(404, "gone"), Outcome.MISSED, True),
-        (ApiRefusal(409, "another has its name"), Outcome.MISSED, True),
+        (ApiRefusal(404, "gone"), Outcome.GONE, True),
+        (ApiRefusal(409, "another has its name"), Outcome.CONFLICT, True),
         (ApiRefusal(422, "denied by an admission policy"), Outcome.REFUSED, True),
         (InvalidInput("conditions that cannot be kept"), Outcome.REFUSED, True),
         (ApiRefusal(403, "no right"), Outcome.LATER, False),
