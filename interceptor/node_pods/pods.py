@@ -7,14 +7,17 @@ from interceptor.cluster.cluster import Cluster
 from interceptor.cluster.head import ObjectKey
 from interceptor.cluster.membership import Membership, Standing, membership
 from interceptor.cluster.pod import Pod
-from interceptor.cluster.workloads import workload_of
+from interceptor.cluster.workloads import unaddressed_workload, workload_of
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
 class NodePod:
-    """One pod; `workload` is what it shall be enrolled as, None unless it shall be, and has an address of its own."""
+    """One pod; `workload` is what it shall be enrolled as, None unless it shall be, and has an address of its own.
+
+    `unaddressed` is the same, without addresses, of one that waits for nothing but that the API shows its address.
+    """
 
     uid: str
     key: ObjectKey
@@ -22,6 +25,7 @@ class NodePod:
     workload: Workload | None
     addresses: tuple[str, ...] = ()
     probe_ports: tuple[int, ...] = ()
+    unaddressed: Workload | None = None
 
     @property
     def standing(self) -> Standing:
@@ -57,4 +61,5 @@ def _node_pod(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> NodePod:
         workload,
         tuple(map(str, pod.addresses)),
         pod.probe_ports,
+        unaddressed=unaddressed_workload(cluster, pod, trust_domain),
     )

@@ -483,6 +483,31 @@ def test_probe_of_the_kubelet_reaches_a_declared_port_and_nobody_else_does(
     )
 
 
+def test_pod_is_reached_by_its_kubelet_and_reaches_others_before_the_api_shows_its_address(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    # A kubelet shows it after the postStart hooks: those that ask the pod, and those that ask others from within.
+    near, far = cluster.nodes
+    server = pods(far, "server")
+    serve(server)
+    pod = pods(near, "hooked", wait=False)
+    unshown = pod.json(addresses=(), probed=(PORT,))
+    cluster.api.put(Kind.POD, unshown)
+    with encrypted(cluster):
+        assert ask(pod, server.ipv4) == "answered"
+    serve(pod)
+    hook = near.as_kubelet(PYTHON, "-c", CLIENT, pod.ipv4, str(PORT), MARKER)
+    assert hook.stdout.strip() == "answered"
+    shown = near.pods()["shop/hooked"]
+    assert (shown["state"], shown["reason"][:31]) == ("enrolled", "it is enrolled with the address")
+    kept = talk(pod, server)
+    wait_until(lambda: far.facts_of(server)["connections"] == 1, "a connection is open")
+    cluster.api.put(Kind.POD, pod.json(probed=(PORT,)))
+    wait_until(lambda: "label" in near.pods()["shop/hooked"]["reason"], "the address is known")
+    kept.stop()
+    assert "error" not in kept.stdout
+
+
 def test_right_that_is_missing_for_one_resource_is_told_and_the_rest_goes_on(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:
