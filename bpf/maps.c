@@ -42,8 +42,8 @@ BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
 /* Handshakes of captured connections that are under way. */
 BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, MAX_PENDING_FLOWS);
 /*
- * Socket storage that outlives the programs: what is held while no agent runs is
- * served by the next one.  Who makes the maps first pins them; those who come
+ * What outlives the programs, most of it socket storage: what is held while no agent
+ * runs is served by the next one.  Who makes the maps first pins them; those who come
  * later compile with KEPT_AS, the path of the pins up to the map's name.  So the
  * layout of a value never changes: another one is another map.
  */
@@ -87,10 +87,13 @@ BPF_TABLE("lru_hash", __u64, struct newcomer, waiting, MAX_WAITING);
 BPF_RINGBUF_OUTPUT(wake_ups, 1);
 /* The cookie of one namespace, for steer_held, which is told none. */
 BPF_ARRAY(this_namespace, __u64, 1);
-/* Where the kubelet may connect to. */
-BPF_HASH(probe_targets, struct probe_target, __u8, MAX_PROBE_TARGETS);
+/*
+ * Where the kubelet may connect to.  Kept, as is the next one: probes go on while an
+ * agent begins that is told nothing by the API yet.
+ */
+BPF_TABLE("hash" KEPT("probe_targets"), struct probe_target, __u8, probe_targets, MAX_PROBE_TARGETS);
 /* Probes that the kubelet's processes have begun, until they are answered. */
-BPF_TABLE("lru_hash", struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
+BPF_TABLE("lru_hash" KEPT("probe_flows"), struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
 BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
 
 /* bcc knows no socket lookup on a sockmap; declared by hand it compiles. */

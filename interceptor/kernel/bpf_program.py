@@ -48,6 +48,8 @@ _MAPS = (
 KEPT_MAPS = (
     "connected_to",
     "made_in",
+    "probe_targets",
+    "probe_flows",
 )  # they outlive the programs: pinned, and used again by the next agent's
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
