@@ -40,8 +40,7 @@ class Probes:
         self._ports: dict[int, frozenset[tuple[IPAddress, int]]] = {}
         with kernel_netns.current() as ours:
             self._own_cookie = ours.cookie()  # the host's, in which the kubelet is
-        # Of the last agent: they count until it is known what is declared now.
-        self._earlier = set(bpf_syscall.map_keys(self._targets, _KEY_BYTES))
+        self._are_earlier_there = True  # the last agent's: they count until it is known what is declared now
 
     def recognise(self, cgroup: Path | None) -> None:
         """Take the processes of a cgroup, and no others, for the kubelet; None: nobody.
@@ -101,10 +100,12 @@ class Probes:
 
     def forget_earlier(self) -> None:
         """Forget what the last agent declared and this one did not."""
+        if not self._are_earlier_there:
+            return
         current = {self._key(*target) for targets in self._ports.values() for target in targets}
-        for key in self._earlier - current:
+        for key in set(bpf_syscall.map_keys(self._targets, _KEY_BYTES)) - current:
             bpf_syscall.map_delete(self._targets, key)
-        self._earlier = set()
+        self._are_earlier_there = False
 
     def _attach(self, cgroup: Path, fd: int) -> None:
         # Only the root of the whole hierarchy lacks this file (cgroup-v2.rst, "cgroup.events").

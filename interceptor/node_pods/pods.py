@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from interceptor.cluster.cluster import Cluster
+from interceptor.cluster.condition import Told
 from interceptor.cluster.head import ObjectKey
-from interceptor.cluster.membership import Membership, Standing, membership
+from interceptor.cluster.membership import Membership, Standing, Why, membership, why_namespace_is_outside
 from interceptor.cluster.pod import Pod
 from interceptor.cluster.workloads import unaddressed_workload, workload_of
 from interceptor.identity.spiffe_id import TrustDomain
@@ -17,6 +18,7 @@ class NodePod:
     """One pod; `workload` is what it shall be enrolled as, None unless it shall be, and has an address of its own.
 
     `unaddressed` is the same, without addresses, of one that waits for nothing but that the API shows its address.
+    `is_meshed` says that its namespace is in the mesh, or may be; `told` what its status says of it.
     """
 
     uid: str
@@ -25,6 +27,9 @@ class NodePod:
     workload: Workload | None
     addresses: tuple[str, ...] = ()
     probe_ports: tuple[int, ...] = ()
+    is_meshed: bool = True
+    is_ending: bool = False
+    told: Told | None = None
     unaddressed: Workload | None = None
 
     @property
@@ -61,5 +66,13 @@ def _node_pod(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> NodePod:
         workload,
         tuple(map(str, pod.addresses)),
         pod.probe_ports,
+        _is_meshed(cluster, pod),
+        pod.is_deleting or pod.is_finished,
+        pod.told,
         unaddressed=unaddressed_workload(cluster, pod, trust_domain),
     )
+
+
+def _is_meshed(cluster: Cluster, pod: Pod) -> bool:
+    namespace = cluster.namespace_of(pod)
+    return namespace is None or why_namespace_is_outside(namespace) in (None, Why.LABEL_NOT_UNDERSTOOD)
