@@ -55,8 +55,8 @@ BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
 BPF_TABLE("lru_hash" LENT("pending_flows"), struct flow, struct original_destination, pending_flows,
 	  MAX_PENDING_FLOWS);
 /*
- * Socket storage that outlives the programs: what is held while no agent runs is
- * served by the next one.  Who makes the maps first pins them; those who come
+ * What outlives the programs, most of it socket storage: what is held while no agent
+ * runs is served by the next one.  Who makes the maps first pins them; those who come
  * later compile with KEPT_AS, the path of the pins up to the map's name.  So the
  * layout of a value never changes: another one is another map.
  */
@@ -79,7 +79,7 @@ BPF_TABLE("lru_hash" LENT("pending_flows"), struct flow, struct original_destina
 
 /* On an application's socket: where it meant to connect. */
 BPF_FOUND_SK_STORAGE(connected_to, struct connection, KEPT("connected_to"));
-/* On a TCP socket that was made in an unknown namespace: the netns cookie. */
+/* On a TCP socket that was made below the pods' cgroup: the netns cookie. */
 BPF_FOUND_SK_STORAGE(made_in, __u64, KEPT("made_in"));
 /* On a socket that the proxy accepted: the same. */
 BPF_FOUND_SK_STORAGE(accepted_for, struct original_destination, LENT("accepted_for"));
@@ -91,8 +91,11 @@ BPF_FOUND_SK_STORAGE(accepted_for, struct original_destination, LENT("accepted_f
 BPF_FOUND_SK_STORAGE(proxy_sockets, __u8, LENT("proxy_sockets"));
 /* The addresses of one namespace, for steer_inbound, which is told no cookie. */
 BPF_HASH(local_addresses, struct address, __u8, MAX_LOCAL_ADDRESSES);
-/* Network namespaces that are known, and not enrolled, by netns cookie. */
-BPF_HASH(outside, __u64, __u8, MAX_OUTSIDE);
+/*
+ * Network namespaces that are known, and not enrolled, by netns cookie.  Kept, so that
+ * an agent can let go what an earlier one's programs hold before its own are in force.
+ */
+BPF_TABLE("hash" KEPT("outside"), __u64, __u8, outside, MAX_OUTSIDE);
 /* Unknown ones that were seen.  One that is not in here any more is put in again
  * by its next packet. */
 BPF_TABLE("lru_hash", __u64, struct newcomer, waiting, MAX_WAITING);

@@ -241,6 +241,17 @@ class Enroller:
                 self._registry.replace(self._registry.value.without(key).with_workload(enrolled.workload))
                 self._members.save()
 
+    async def readdress(self, key: WorkloadKey, claim: Iterable[IPAddress]) -> None:
+        """A pod has other addresses now, by its API; EnrolmentError when its namespace has none of them.
+
+        It stays in the mesh all the time, with its connections.
+        """
+        async with self._lock:
+            enrolled = self._members.enrolled.get(key)
+            if enrolled is not None:
+                enrolled.claim = frozenset(claim)
+                self._attendant.refresh_addresses(enrolled)
+
     async def withdraw(self, key: WorkloadKey, *, cookie: int | None = None) -> None:
         """Take a workload out: its connections are reset, its network namespace is as it was before.
 

@@ -136,6 +136,7 @@ class Node:
                 [each.value for each in Standing], cluster.count, lambda: len(cluster.problems())
             )
             cluster.keep_pods(programs, cgroup, self.enroller, self.registry, self.policies.redecide)
+            cluster.tell_of(self)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
         self.programs = programs
         self._cgroup = cgroup
@@ -192,7 +193,7 @@ class Node:
             nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
             if self.doors is not None:
                 self._serve_doors(self.doors, nursery, leaders)
-            await self.follower.open()
+            await self._open_authority(nursery)
             nursery.start_soon(self.follower.run)
             if self.cluster is not None and self.cluster.keeper is not None:
                 nursery.start_soon(self.cluster.keeper.follow)
@@ -204,6 +205,8 @@ class Node:
             leaders.start_soon(self._reconcile_for_ever, nursery)
             if self.cluster is not None and self.cluster.keeper is not None:
                 leaders.start_soon(self.cluster.keeper.run, nursery)
+                if self.cluster.status is not None:
+                    leaders.start_soon(self.cluster.status.run)
             else:  # a cluster says which workloads there are; without one they have names of their own
                 leaders.start_soon(self._write_hosts_for_ever)
             self.ready.set()
@@ -214,6 +217,16 @@ class Node:
                 self.config.mode,
             )
             tell_service_manager(READY)
+
+    async def _open_authority(self, nursery: trio.Nursery) -> None:
+        """Pods outside of the mesh do not wait for it meanwhile: it may be among them."""
+        async with trio.open_nursery() as meanwhile:
+            # An agent that serves still does that itself.
+            is_first = self._predecessor is None
+            if is_first and self.cluster is not None and self.cluster.keeper is not None:
+                meanwhile.start_soon(self.cluster.keeper.admit, nursery)
+            await self.follower.open()
+            meanwhile.cancel_scope.cancel()
 
     async def _lead(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         with self._leading:

@@ -62,7 +62,9 @@ class Preparation:
             plaintext_listeners=listeners[INBOUND_PLAINTEXT_PORT],
             tunnel_listeners=listeners[INBOUND_TUNNEL_PORT],
         )
-        enrolled = Enrolled(state, netns, cookie, proxy, trio.CancelScope(), workload.addresses)
+        enrolled = Enrolled(
+            state, netns, cookie, proxy, trio.CancelScope(), workload.addresses, _claim(request, previous)
+        )
         self._members.enrolled[key] = enrolled
         undo.callback(self._members.enrolled.pop, key)
         undo.callback(lambda: self._capture.set_prefixes(self._members.captured_networks(without=key)))
@@ -118,3 +120,10 @@ class Preparation:
         self._members.save()
         undo.callback(remove_return_path, netns, sysctls)
         return state
+
+
+def _claim(request: Request, previous: EnrolledState | None) -> frozenset[IPAddress] | None:
+    """What a pod's API said last; of one that is taken over, what it had of it."""
+    if previous is not None:
+        return frozenset(previous.addresses) if previous.pod_uid is not None else None
+    return frozenset(request.pod.addresses) if request.pod is not None else None

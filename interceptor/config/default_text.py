@@ -94,6 +94,8 @@ kubernetes:
   # The cgroup of the kubelet, whose probes of declared ports pass in STRICT mode too; that of the process 'kubelet'
   # when left out.
   #kubeletCgroup: /sys/fs/cgroup/system.slice/kubelet.service
+  # Whether the status of each pod tells how it stands, as the condition interceptor.io/Enrolled: write or omit.
+  #podConditions: write
 
 metrics:
   # Where Prometheus scrapes. It shows names of workloads, so keep it on loopback or behind a firewall.

@@ -95,6 +95,7 @@ class KubernetesConfig:
 
     Without `server` the API is asked as every pod does; without `pods_cgroup` and `kubelet_cgroup` they are looked for
     below the root of cgroup v2. The two files together make the token with which the node joins its authority.
+    `pod_conditions` says whether the status of its pods tells how they stand.
     """
 
     join_token_file: Path = Path("/var/run/secrets/interceptor/token")
@@ -104,6 +105,7 @@ class KubernetesConfig:
     ca_file: Path | None = None
     pods_cgroup: Path | None = None
     kubelet_cgroup: Path | None = None
+    pod_conditions: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ class Config:
 
 def _shown_cluster(cluster: KubernetesConfig) -> dict[str, str | None]:
     return {
+        "podConditions": "write" if cluster.pod_conditions else "omit",
         "joinTokenFile": str(cluster.join_token_file),
         "rootFile": str(cluster.root_file),
         "server": cluster.server,

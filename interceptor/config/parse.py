@@ -33,6 +33,7 @@ from interceptor.config.values import (
     parse_mesh_cidr,
     parse_node,
     parse_path,
+    parse_pod_conditions,
     parse_run_dir,
 )
 from interceptor.errors import ConfigError, InvalidInput, quoted
@@ -115,6 +116,9 @@ class _Reader:
             ca_file=self._get_or_none("kubernetes.caFile", parse_path),
             pods_cgroup=self._get_or_none("kubernetes.podsCgroup", parse_path),
             kubelet_cgroup=self._get_or_none("kubernetes.kubeletCgroup", parse_path),
+            pod_conditions=self._get(
+                "kubernetes.podConditions", parse_pod_conditions, default.pod_conditions
+            ),
         )
         return section if is_there else None
 

@@ -48,6 +48,7 @@ _MAPS = (
 KEPT_MAPS = (
     "connected_to",
     "made_in",
+    "outside",
 )  # they outlive the programs: pinned, and used again by the next agent's
 # What both agents of a hand-over use: never pinned, but while the second one's programs are compiled.
 LENT_MAPS = ("pending_flows", "accepted_for", "proxy_sockets", "probe_flows")

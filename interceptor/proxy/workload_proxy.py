@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.proxy import inbound, inbound_plaintext, outbound
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 from interceptor.transport.sockets import accept_until_closed
 from interceptor.transport.streams import abort_socket
 
