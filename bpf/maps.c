@@ -103,10 +103,13 @@ BPF_TABLE("lru_hash", __u64, struct newcomer, waiting, MAX_WAITING);
 BPF_RINGBUF_OUTPUT(wake_ups, 1);
 /* The cookie of one namespace, for steer_held, which is told none. */
 BPF_ARRAY(this_namespace, __u64, 1);
-/* Where the kubelet may connect to. */
-BPF_HASH(probe_targets, struct probe_target, __u8, MAX_PROBE_TARGETS);
+/*
+ * Where the kubelet may connect to.  Kept, as is the next one: probes go on while an
+ * agent begins that is told nothing by the API yet.
+ */
+BPF_TABLE("hash" KEPT("probe_targets"), struct probe_target, __u8, probe_targets, MAX_PROBE_TARGETS);
 /* Probes that the kubelet's processes have begun, until they are answered. */
-BPF_TABLE("lru_hash" LENT("probe_flows"), struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
+BPF_TABLE("lru_hash" KEPT("probe_flows"), struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
 BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
 
 /* bcc knows no socket lookup on a sockmap; declared by hand it compiles. */

@@ -67,6 +67,7 @@ class Draining:
         left = self.open_connections()
         for enrolled in node.enroller.enrolled:
             enrolled.proxy.stop(Reason.AGENT_STOPPING)
+        await self._tell()
         log.info("drained, %d connections were reset" if left else "drained", *([left] if left else []))
 
     def open_connections(self) -> int:
@@ -117,10 +118,14 @@ class Draining:
     async def idle(self) -> None:
         """Stay, though nothing is left to do: in a cluster the pod would be started again, which is to be removed.
 
-        Until told to end, or until nobody has the node: then the next start of this pod is to serve it.
+        Until told to end, or until nobody has the node for a while: then the next start of this pod is to serve it.
         """
         alone_since = trio.current_time()
-        while not self._may_leave.is_set() and trio.current_time() - alone_since < ALONE_SECONDS:
+        run_dir = self._node.config.paths.run_dir
+        while not self._may_leave.is_set() and run_dir.exists():
+            if trio.current_time() - alone_since > ALONE_SECONDS:
+                log.warning("nobody has this node any more")
+                break
             with trio.move_on_after(1.0):
                 await self._may_leave.wait()
             if self._node.is_node_taken():

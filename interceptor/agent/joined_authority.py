@@ -94,6 +94,7 @@ class JoinedAuthority:
             renewed(svid)
 
         assert self.link.svid is not None, "it was opened"
+        self._returns.look_again()
         await credentials.keep_node_fresh(self.link.svid, self._renew, use)
 
     @property

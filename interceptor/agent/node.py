@@ -97,6 +97,7 @@ class Node:
             self.records.metrics,
             cluster.policies if cluster is not None else None,
             lambda: self.enroller.egress,
+            leads=isinstance(before, Locks),
         )
         self.locate: Locate = (
             by_ranges(config.mesh_cidrs, self._may_be_ours) if cluster is None else cluster.routes
@@ -176,13 +177,15 @@ class Node:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
         if self._predecessor is None:
             self.doors = await Doors.open(self.config)
+            self.records.remember(self.now().timestamp())
+        else:
+            self.records.leave_to_another()
         async with trio.open_nursery() as nursery:
             leaders = await nursery.start(self._lead)
             if self.cluster is not None:
                 nursery.start_soon(self.cluster.run)
                 await self.cluster.wait_for_policies()
             self.policies.start()  # before anything is served
-            self.records.remember(self.now().timestamp())
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)
             nursery.start_soon(self._watch_signals, nursery)
@@ -263,6 +266,7 @@ class Node:
         self.doors.claim()
         self.succession.came_after = predecessor.instances
         self.follower.lead()
+        self.policies.lead()
         self.credentials.forget_obtained()
         for wire in (predecessor.wire, *inherited.draining):
             leaders.start_soon(self.predecessors.follow, wire)
@@ -291,7 +295,7 @@ class Node:
         self.enroller.retire()
         self.policies.stop_leading()
         self.follower.stop_leading()
-        self.records.save(for_good=True)
+        self.records.leave_to_another()
         assert self.doors is not None, "who has served has doors"
         trio.lowlevel.notify_closing(self.doors.succession)
         self.doors.succession.close()

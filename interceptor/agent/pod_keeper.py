@@ -17,10 +17,11 @@ from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.cluster.membership import Standing
 from interceptor.errors import EnrolmentError, InterceptorError, KernelError
 from interceptor.identity.spiffe_id import SpiffeId
-from interceptor.kernel.pod_namespaces import find_pods_cgroup, open_pod, pod_cgroups
+from interceptor.kernel.pod_namespaces import find_addresses, find_pods_cgroup, open_pod, pod_cgroups
 from interceptor.node_pods.elsewhere import Elsewhere
 from interceptor.node_pods.pods import pods_of_node
 from interceptor.node_pods.steps import Enrol, Held, Readdress, Relabel, Withdraw, steps
+from interceptor.node_pods.unshown import with_found_addresses
 from interceptor.workload import Workload
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS: Final = 0.05  # changes of a big cluster come all the time, and most are about other nodes
-RETRY_SECONDS: Final = 0.5  # for a pod whose namespace is not there yet: nobody tells when it is
+RETRY_SECONDS: Final = 0.5  # for a pod whose namespace or address is not there yet: nobody tells when it is
 IDLE_SECONDS: Final = 5.0  # a namespace may end, and another be there, without a change in the API
+
+UNSHOWN: Final = "it is enrolled with the address that it has, which the API does not show yet"
 
 
 class PodKeeper:
@@ -82,6 +85,7 @@ class PodKeeper:
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
         self._leaving: set[str] = set()
+        self._is_awaiting_address = False
         self.pods: Mapping[str, NodePod] = {}
         self.trouble: dict[str, str] = {}
         self.is_done = False
@@ -121,7 +125,8 @@ class PodKeeper:
                     # A fault of ours, with these pods: those that are enrolled stay so, and the agent goes on.
                     log.exception("the pods could not be compared with what is enrolled")
                     self.trouble["internal error"] = f"see the agent's log: {error}"
-            with trio.move_on_after(RETRY_SECONDS if self.trouble else IDLE_SECONDS):
+            is_soon = self.trouble or self._is_awaiting_address
+            with trio.move_on_after(RETRY_SECONDS if is_soon else IDLE_SECONDS):
                 await self._wake.wait()
             await trio.sleep(GATHER_SECONDS)
 
@@ -158,6 +163,7 @@ class PodKeeper:
         cluster = self._watch.cluster
         pods = pods_of_node(cluster, self._config.node, self._config.trust_domain)
         held = tuple(self._held())
+        pods = self._with_found_addresses(pods, {each.uid for each in held})
         found = (
             (address, each.uid, cluster.pod_at(address))
             for each in held
@@ -180,6 +186,20 @@ class PodKeeper:
         if not self.is_done:
             self._gate.forget_earlier()
         self.is_done = True
+
+    def _with_found_addresses(
+        self, pods: Mapping[str, NodePod], enrolled: Collection[str]
+    ) -> Mapping[str, NodePod]:
+        """The pods, with the addresses that those have already that wait for the API to show one."""
+        waiting = [uid for uid, pod in pods.items() if pod.unaddressed is not None and uid not in enrolled]
+        self._is_awaiting_address = bool(waiting)
+        if not waiting:
+            return pods
+        found: dict[str, tuple[IPAddress, ...]] = {}
+        with suppress(EnrolmentError, KernelError):  # no pod has run here yet, or the cgroup is going
+            cgroups = pod_cgroups(self._parent()).by_uid
+            found = {uid: find_addresses(cgroups[uid]) for uid in waiting if uid in cgroups}
+        return with_found_addresses(pods, found, self._watch.cluster, self._config.mesh_cidrs)
 
     def _admit(self, pods: Mapping[str, NodePod], nursery: trio.Nursery) -> None:
         """Let pods go that are outside of the mesh, before they are withdrawn, if they were in it."""
@@ -306,8 +326,10 @@ class PodKeeper:
         enrolled = {each.state.pod_uid for each in self._enroller.enrolled}
         found: list[dict[str, object]] = []
         for uid, pod in sorted(self.pods.items(), key=lambda item: item[1].key):
-            state = pod.standing if uid in enrolled or not pod.is_meant else Standing.WAITING
-            reason = self.trouble.get(uid) or pod.explanation
+            is_unshown = pod.unaddressed is not None and uid in enrolled
+            is_enrolled = uid in enrolled or not pod.is_meant
+            state = Standing.ENROLLED if is_unshown else pod.standing if is_enrolled else Standing.WAITING
+            reason = self.trouble.get(uid) or (UNSHOWN if is_unshown else pod.explanation)
             found.append(
                 {
                     "namespace": pod.key.namespace,

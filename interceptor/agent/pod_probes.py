@@ -70,6 +70,7 @@ class PodProbes:
                 self._try_to_declare(each, pod)
         for cookie in self._declared - current:
             self._probes.set_ports(cookie, (), ())
+        self._probes.forget_earlier()
         self._declared = current
 
     def _try_to_declare(self, enrolled: Enrolled, pod: NodePod) -> None:

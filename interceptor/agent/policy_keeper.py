@@ -73,8 +73,13 @@ class PolicyKeeper:
         metrics: Metrics,
         source: PolicySource | None = None,
         capturing: Callable[[], Capturing] | None = None,
+        *,
+        leads: bool = True,
     ) -> None:
-        """The policies are files, unless there is another `source`; `capturing` is whom to tell what is about to change."""
+        """The policies are files, unless there is another `source`; `capturing` is whom to tell what is about to change.
+
+        Who does not lead leaves it to another agent of this node to write down what becomes of the policies.
+        """
         self._config = config
         self._policy = policy
         self._audit = audit
@@ -89,7 +94,7 @@ class PolicyKeeper:
         self._asked_at = now()
         self._tried_at = -inf  # of trio's clock
         self._lock = trio.Lock()
-        self._leads = True
+        self._leads = leads
         self.error = ""
         self.loaded_at = now()
 
@@ -131,8 +136,13 @@ class PolicyKeeper:
         pending = f"the policies could not be read when the agent started: {error}"
         self._policy.replace(replace(self._policy.value, pending=pending))
         log.error("%s; everything is denied until that is repaired", pending)
-        self._audit.policy_refused("start of the agent", error)
+        if self._leads:
+            self._audit.policy_refused("start of the agent", error)
         self._metrics.set_policies(0, refused=True)
+
+    def lead(self) -> None:
+        """Write down from now on what becomes of the policies."""
+        self._leads = True
 
     def stop_leading(self) -> None:
         """Go on asking about what is open here; what is to be written and captured is another agent's from now on."""
@@ -285,7 +295,7 @@ class PolicyKeeper:
                 log.warning("%s", error)
 
     def _note_what_changed_meanwhile(self, loaded: PolicyTexts) -> None:
-        if not self._marker.exists():
+        if not self._leads or not self._marker.exists():
             return  # the first start: nothing was in force before
         before, after = self._remembered() or {}, digests(loaded.texts)
         changes = {

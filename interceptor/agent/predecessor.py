@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from interceptor.agent.handover_wire import Message
     from interceptor.config import Config
 
-GREETING_SECONDS: Final = 10.0  # whoever is asked answers at once, unless it hangs
+GREETING_SECONDS: Final = 5.0  # whoever is asked answers at once, unless it hangs
 GIVING_SECONDS: Final = 30.0  # what it gives, it has
 CONFIRMING_SECONDS: Final = 90.0  # longer than it waits for us, so that it decides
 ENDING_SECONDS: Final = 2.0

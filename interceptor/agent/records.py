@@ -46,6 +46,7 @@ class Records:
     def __init__(
         self, config: RecordsConfig, audit: Audit | None = None, state_dir: Path | None = None
     ) -> None:
+        """With `state_dir` the last hour's connections are kept there, unless another agent does it (still)."""
         self.metrics = Metrics()
         self.recent = RecentConnections(RECENT_CONNECTIONS)
         self._file = RecordFile(config.path, config.max_bytes)
@@ -62,6 +63,8 @@ class Records:
             )
         )
         self._opened: set[ConnectionRecord] = set()
+        self._remembers = True
+        self._writing = trio.Lock()
 
     def opened(self, record: ConnectionRecord) -> None:
         """The application was reached: bytes can flow."""
@@ -97,26 +100,31 @@ class Records:
             next_save = trio.current_time() + SAVE_SECONDS
             while True:
                 await trio.sleep(FLUSH_SECONDS)
-                await trio.to_thread.run_sync(self._flush)
+                async with self._writing:
+                    await trio.to_thread.run_sync(self._flush)
                 if trio.current_time() >= next_progress:
                     next_progress = trio.current_time() + PROGRESS_SECONDS
                     for record in self.recent.live:
                         self.metrics.progress(record)
                 if trio.current_time() >= next_save:
                     next_save = trio.current_time() + SAVE_SECONDS
-                    await trio.to_thread.run_sync(_save, self._remembered())
+                    await self.save()
         finally:
-            self.save()
+            self._flush()
+            _save(self._remembered())
 
-    def save(self, *, for_good: bool = False) -> None:
-        """Write what is queued and what is remembered; `for_good`: from now on another agent remembers."""
-        self._flush()
-        _save(self._remembered())
-        if for_good:
-            self._memories = ()
+    async def save(self) -> None:
+        """Write what is remembered, for an agent after this one."""
+        async with self._writing:
+            await trio.to_thread.run_sync(_save, self._remembered())
+
+    def leave_to_another(self) -> None:
+        """Another agent remembers what there was, until we are told to; only what is queued is written here."""
+        self._remembers = False
 
     def remember(self, now: float) -> None:
-        """Take over what an agent before this one saw within the hour before `now` (Unix seconds)."""
+        """Take over what an agent before this one saw within the hour before `now` (Unix seconds); then it is ours."""
+        self._remembers = True
         for path, memory in self._memories:
             with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as lines:
                 memory.load(lines, now)
@@ -124,6 +132,8 @@ class Records:
 
     def _remembered(self) -> list[tuple[Path, Iterable[str]]]:
         now = wall_clock().timestamp()
+        if not self._remembers:
+            return []
         return [(path, memory.lines(now)) for path, memory in self._memories]
 
     def _flush(self) -> None:

@@ -34,6 +34,10 @@ class ReturnTokens:
         """What is there; a file that cannot be read is as good as none."""
         self._path = state_dir / RETURN_FILE
         self.problem: str | None = None
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Another agent of this node may have been given a newer one, before it handed over."""
         self._present, self._next = self._read()
         if self._present is None:  # it was offered together with an operator's token
             self._present, self._next = self._next, None

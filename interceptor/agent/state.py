@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from interceptor.agent.reference import NamespaceReference, Process
+from interceptor.agent.reference import NamespaceReference, Process, process_start
 from interceptor.errors import InterceptorError, StateError
 from interceptor.identity.spiffe_id import validate_name
 from interceptor.kernel.return_path import PreviousSysctls
@@ -243,4 +243,6 @@ def _lock_holder(fd: int) -> str:
         for fields in map(str.split, lines)
         if fields[-3].endswith(f":{inode}") and fields[1] == "FLOCK"
     ]
-    return f" (pid {pids[0]})" if pids else ""
+    # A lock that was handed over is still noted as that of the process which took it.
+    alive = [pid for pid in pids if process_start(int(pid)) is not None]
+    return f" (pid {alive[0]})" if alive else ""

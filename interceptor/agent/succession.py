@@ -120,18 +120,22 @@ class Succession:
 
     async def _hand_over(self, wire: Wire) -> None:
         node = self._node
-        with trio.move_on_after(LOCK_SECONDS):
-            await node.enroller.lock.acquire()
-        if node.enroller.lock.statistics().owner is not trio.lowlevel.current_task():
-            raise WireError("a workload is being changed for too long: the hand-over is given up")
+        try:
+            with trio.fail_after(LOCK_SECONDS):
+                await node.enroller.lock.acquire()
+        except trio.TooSlowError as error:
+            raise WireError("a workload is being changed for too long: the hand-over is given up") from error
         try:
             # From here on nothing changes which workloads there are; both agents serve them, from the same listeners.
             await self._give(wire)
             await self._wait_until_it_serves(wire)
         except WireError:
-            # It may have switched some programs to its own, which nobody would keep up to date.
-            node.take_back()
-            node.enroller.lock.release()
+            wire.close()  # it must not think that the node is its own
+            try:
+                # It may have switched some programs to its own, which nobody would keep up to date.
+                node.take_back()
+            finally:
+                node.enroller.lock.release()
             raise
         await node.retire(wire)
 
@@ -145,7 +149,7 @@ class Succession:
 
     async def _give(self, wire: Wire) -> None:
         node = self._node
-        node.records.save()
+        await node.records.save()
         await wire.send({"give": "locks"}, node.locks.fds)
         assert node.doors is not None, "who is asked has doors"
         await wire.send({"give": "doors"}, node.doors.fds)

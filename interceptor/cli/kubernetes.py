@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from interceptor.cli.agent_started import agent_started
 from interceptor.cli.cluster_policies import policies
 from interceptor.cli.inventory import inventory
 from interceptor.cli.manifests import manifests
@@ -14,7 +15,7 @@ from interceptor.cli.resolve import resolve
 def kubernetes() -> None:
     """Make a Kubernetes cluster a mesh, and see it as the mesh would.
 
-    'manifests' prints what is applied, and asks nobody. The others read the API: in a pod they ask the API that the pod is given; elsewhere, beside 'kubectl proxy'.
+    'manifests' prints what is applied, and asks nobody; 'agent-started' is what the agent's pod is asked. The others read the API: in a pod they ask the API that the pod is given; elsewhere, beside 'kubectl proxy'.
 
     \b
     Examples:
@@ -23,5 +24,5 @@ def kubernetes() -> None:
     """
 
 
-for command in (manifests, inventory, resolve, policies):
+for command in (agent_started, manifests, inventory, resolve, policies):
     kubernetes.add_command(command)

@@ -86,7 +86,12 @@ def _nothing(_object: object) -> Iterable[Hashable]:
 
 
 def _places_of_pod(each: Pod) -> Iterable[Hashable]:
-    return each.own_addresses if each.node is None else (*each.own_addresses, each.node)
+    """Its addresses, its node, and while it is there without an address its service account."""
+    if each.node is None:
+        return each.own_addresses
+    if each.addresses or each.service_account is None:
+        return (*each.own_addresses, each.node)
+    return (each.node, ObjectKey(each.head.key.namespace, each.service_account))
 
 
 def _addresses_of_service(each: Service) -> Iterable[Hashable]:
@@ -127,6 +132,15 @@ class Cluster:
         staying = [each for each in found if not each.is_deleting]
         candidates = staying or found
         return candidates[0] if len(candidates) == 1 else None
+
+    def is_nobodys(self, address: IPAddress) -> bool:
+        """Whether no pod and no service has this address, or claims it."""
+        address = normalised_address(address)
+        return not self.pods.find(address) and not self.services.find(address)
+
+    def pods_without_address(self, account: ObjectKey) -> tuple[Pod, ...]:
+        """The pods of a service account that are scheduled, and of which the API shows no address (yet)."""
+        return self.pods.find(account)
 
     def pods_on(self, node: str) -> tuple[Pod, ...]:
         """The pods that are scheduled on a node, by name."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from interceptor.cluster.cluster import Cluster
-from interceptor.cluster.membership import Standing, membership
+from interceptor.cluster.membership import Standing, Why, membership
 from interceptor.cluster.pod import Pod
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.workload import Workload, WorkloadKey
@@ -27,6 +27,20 @@ def workload_of(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> Worklo
         pod.node,
         pod.labels,
     )
+
+
+def unaddressed_workload(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> Workload | None:
+    """What a pod is in the mesh, without addresses, while the API shows none; None when it is not, or shall end.
+
+    The kubelet tells a pod's address only after it has started the containers, their postStart hooks included: a pod
+    may be at work for long by then.
+    """
+    found = membership(cluster, pod, trust_domain)
+    if found.why is not Why.NO_ADDRESS or pod.node is None or pod.is_deleting:
+        return None
+    assert found.identity is not None, "who waits for an address only has an identity"
+    key = WorkloadKey(pod.head.key.namespace, pod.head.key.name)
+    return Workload(key, found.identity, (), pod.node, pod.labels)
 
 
 def workloads_by_uid(cluster: Cluster, trust_domain: TrustDomain) -> Mapping[str, Workload]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.workload import IPAddress, Workload, WorkloadKey
 
 
@@ -14,6 +15,9 @@ class Others(Protocol):
 
     def by_address(self, address: IPAddress) -> Workload | None:
         """The workload that has this normalised address."""
+
+    def newcomer(self, address: IPAddress, identity: SpiffeId) -> Workload | None:
+        """One of that identity that is known to be there, but not yet with which address: it may have a free one."""
 
     def everyone(self) -> Iterable[Workload]:
         """All of them."""
@@ -48,6 +52,11 @@ class ReportedWorkloads:
     def by_address(self, address: IPAddress) -> Workload | None:
         """The workload that has this normalised address."""
         return self._by_address.get(address)
+
+    def newcomer(self, address: IPAddress, identity: SpiffeId) -> Workload | None:
+        """None: who is reported is reported with its addresses."""
+        del address, identity
+        return None
 
     def everyone(self) -> Iterable[Workload]:
         """Each name once."""

@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from interceptor.enrolment.others import Others, ReportedWorkloads
 from interceptor.errors import EnrolmentError, InvalidInput, quoted
+from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.workload import IPAddress, Workload, WorkloadKey, normalised_address, parse_address
 
 # Every hosts file binds these to loopback; a workload of that name would receive what others send to themselves.
@@ -68,6 +69,11 @@ class Registry:
             holders = [workload for workload in self._by_key.values() if address in workload.addresses]
             return holders[0] if len(holders) == 1 else None
         return self._by_address.get(address) or self._beside_ours(self._others.by_address(address))
+
+    def source(self, address: IPAddress, identity: SpiffeId) -> Workload | None:
+        """Who has the address that an identity came from; where nobody is known to, one of that identity that may."""
+        address = normalised_address(address)
+        return self.by_address(address) or self._others.newcomer(address, identity)
 
     def without_address_in(self, after: "Registry") -> Iterator[tuple[IPAddress, Workload]]:
         """The addresses that a workload has here, and in a later registry nobody or one with another identity."""

@@ -49,9 +49,11 @@ KEPT_MAPS = (
     "connected_to",
     "made_in",
     "outside",
+    "probe_targets",
+    "probe_flows",
 )  # they outlive the programs: pinned, and used again by the next agent's
 # What both agents of a hand-over use: never pinned, but while the second one's programs are compiled.
-LENT_MAPS = ("pending_flows", "accepted_for", "proxy_sockets", "probe_flows")
+LENT_MAPS = ("pending_flows", "accepted_for", "proxy_sockets")
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "connect_ipv4": (18, 10),

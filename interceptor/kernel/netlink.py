@@ -90,6 +90,14 @@ def addresses(netns: NetworkNamespace | None = None) -> tuple[LinkAddress, ...]:
         )
 
 
+def link_addresses(name: str, netns: NetworkNamespace) -> tuple[IPAddress, ...]:
+    """The addresses of one link of a namespace, in the kernel's order; none when there is no such link."""
+    with opened(netns, f"list the addresses of {name} in {netns.description}") as route:
+        link = _find(route, name)
+        found = [] if link is None else [_link_address(message) for message in _dump(route.get_addr)]
+    return tuple(each.address for each in found if each is not None and each.link_index == link["index"])
+
+
 def has_link(name: str) -> bool:
     """Whether the host has a link of that name; without netlink, since it is asked all the time."""
     try:

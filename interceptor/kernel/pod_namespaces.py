@@ -83,6 +83,23 @@ def open_pod(cgroup: Path, addresses: Collection[IPAddress]) -> tuple[int, Netwo
     raise EnrolmentError(f"no network namespace in {cgroup} has the address {shown} that the API shows")
 
 
+def find_addresses(cgroup: Path) -> tuple[IPAddress, ...]:
+    """The addresses of a pod by its own namespace, which is that of the process that was there first; none as yet.
+
+    Only those of `eth0`, which every container runtime has the network plugin call a pod's link.
+    """
+    first = min(_processes(cgroup), key=_age, default=None)
+    if first is None:
+        return ()
+    with suppress(EnrolmentError, KernelError), kernel_netns.open_pid(first) as netns:
+        with kernel_netns.current() as ours:
+            is_ours = netns.is_same_as(ours)
+        # Another process may have got the number since.
+        if not is_ours and first in _processes(cgroup):
+            return netlink.link_addresses(netlink.GUEST_LINK, netns)
+    return ()
+
+
 def _owns(netns: NetworkNamespace, addresses: Collection[IPAddress]) -> bool:
     """One of them is enough: a pod may have the other family switched off, or get its address later."""
     return not {found.address for found in netlink.addresses(netns)}.isdisjoint(addresses)

@@ -1,7 +1,8 @@
 """Probes: connections of this node's kubelet to declared ports of enrolled workloads reach the application as they are.
 
 The kubelet is recognised by its cgroup, in which only root can put a process: an address can be had by anybody on the
-host.  What the programs do is said in bpf/probes.c; they are pinned, so that a dead agent does not make pods unhealthy.
+host.  What the programs do is said in bpf/probes.c; they are pinned, and what was declared is kept, so that pods do not become
+unhealthy by an agent that is dead, or begins and is told nothing by the API.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from interceptor.workload import IPAddress
 
 _PRESENT = b"\x01"
+_KEY_BYTES = len(bytes(abi.ProbeTarget()))
 _RESERVED = frozenset({abi.OUTBOUND_PORT, abi.INBOUND_PLAINTEXT_PORT, abi.INBOUND_TUNNEL_PORT})
 
 
@@ -38,6 +40,7 @@ class Probes:
         self._ports: dict[int, frozenset[tuple[IPAddress, int]]] = {}
         with kernel_netns.current() as ours:
             self._own_cookie = ours.cookie()  # the host's, in which the kubelet is
+        self._are_earlier_there = True  # the last agent's: they count until it is known what is declared now
 
     def recognise(self, cgroup: Path | None) -> None:
         """Take the processes of a cgroup, and no others, for the kubelet; None: nobody.
@@ -94,6 +97,15 @@ class Probes:
             bpf_syscall.map_delete(self._targets, self._key(address, port))
         if not wanted:
             del self._ports[cookie]
+
+    def forget_earlier(self) -> None:
+        """Forget what the last agent declared and this one did not."""
+        if not self._are_earlier_there:
+            return
+        current = {self._key(*target) for targets in self._ports.values() for target in targets}
+        for key in set(bpf_syscall.map_keys(self._targets, _KEY_BYTES)) - current:
+            bpf_syscall.map_delete(self._targets, key)
+        self._are_earlier_there = False
 
     def _attach(self, cgroup: Path, fd: int) -> None:
         # Only the root of the whole hierarchy lacks this file (cgroup-v2.rst, "cgroup.events").

@@ -6,9 +6,10 @@ of the container runtime, gives whoever has it the whole node, and is another on
 hostNetwork: the agent must come up before the CNI has given out an address, and its own connections, to the API and the
 authority, must not be captured by the programs that its predecessor left attached.
 
-One agent on a node at a time: it takes over what the one before has pinned, and two would undo each other's work. So the
-update strategy has no surge: the new agent could become ready only when the old one is gone, which the DaemonSet
-controller lets live until the new one is ready.
+Two agents on a node during an update: the new one starts beside the old one, is handed the node when it is ready to serve
+it, and only then is its pod ready; the DaemonSet controller ends the old pod after that, which relays what is still open
+until it is told to stop waiting. Both use the host's network and its metrics port. That goes on with the node, so whoever
+has the node answers for both pods; whether the agent of a pod's own container has it is for the startup probe to find out.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from interceptor.config import LimitsConfig
 from interceptor.manifests.foundation import Objects
 from interceptor.manifests.names import AGENT, ROOTS, labels, metadata, selector
 from interceptor.manifests.values import Values
@@ -23,6 +25,8 @@ from interceptor.manifests.yaml_text import Commented, document
 
 _COMPONENT: Final = "agent"
 _CONFIG: Final = "/etc/interceptor"
+_CONFIG_OPTION: Final = ("--config", f"{_CONFIG}/config.yaml")
+_GRACE_SECONDS: Final = 30
 _ROOT: Final = "/etc/interceptor-root"
 _TOKEN: Final = "/var/run/secrets/interceptor"  # noqa: S105 -- where it is
 _CAPABILITIES: Final = (
@@ -55,9 +59,9 @@ def agent(values: Values, version: str) -> Objects:
             "spec": {
                 "selector": {"matchLabels": selector(_COMPONENT)},
                 "updateStrategy": Commented(
-                    "No surge: an agent takes over from the one before, and two at once would undo each other's work. "
-                    "Connections wait or are refused meanwhile, never sent in plaintext.",
-                    {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+                    "The next agent starts beside the one that serves the node, which hands over to it: no connection is "
+                    "lost.",
+                    {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
                 ),
                 "template": {
                     "metadata": {"labels": labels(_COMPONENT, version), "annotations": _annotations(values)},
@@ -126,7 +130,10 @@ def _pod(values: Values) -> dict[str, Any]:
             True,
         ),
         "dnsPolicy": "ClusterFirstWithHostNet",
-        "terminationGracePeriodSeconds": 30,
+        "terminationGracePeriodSeconds": Commented(
+            "An agent that has handed over relays for limits.drainTime what is still open.",
+            int(LimitsConfig().drain_time.total_seconds()) + _GRACE_SECONDS,
+        ),
         "containers": [_container(values)],
         "volumes": [
             {"name": "config", "configMap": {"name": AGENT}},
@@ -170,15 +177,22 @@ def _container(values: Values) -> dict[str, Any]:
         "name": "agent",
         "image": values.image,
         "imagePullPolicy": values.image_pull_policy.value,
-        "args": ["agent", "--config", f"{_CONFIG}/config.yaml"],
+        "args": ["agent", "--take-over", *_CONFIG_OPTION],
         "env": [
             {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             {"name": "DAEMONSET", "value": AGENT},
         ],
         "startupProbe": Commented(
-            "Compiling the programs takes a second, on a busy node a minute.",
-            {**_probe(values, "/alive"), "periodSeconds": 2, "failureThreshold": 150},
+            "Not by HTTP: on the node's port the agent before may answer still. Compiling the programs takes a second, on a "
+            "busy node a minute.",
+            {
+                "exec": {"command": ["interceptor", "kubernetes", "agent-started", *_CONFIG_OPTION]},
+                "periodSeconds": 3,
+                "timeoutSeconds": 10,
+                "failureThreshold": 100,
+            },
         ),
         "readinessProbe": {**_probe(values, "/ready"), "periodSeconds": 5, "timeoutSeconds": 3},
         "livenessProbe": {

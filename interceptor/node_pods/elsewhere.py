@@ -4,14 +4,14 @@ Nothing is made when the snapshot changes, so twenty thousand pods cost no more 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from interceptor.cluster.cluster import Cluster
 from interceptor.cluster.head import ObjectKey
 from interceptor.cluster.pod import Pod
-from interceptor.cluster.workloads import workload_of
-from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.cluster.workloads import unaddressed_workload, workload_of
+from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
 from interceptor.workload import IPAddress, IPNetwork, Workload, WorkloadKey
 
 MOST_NAMED: Final = 5
@@ -36,6 +36,20 @@ class Elsewhere:
     def by_address(self, address: IPAddress) -> Workload | None:
         """The workload that has this address, of which the API must be certain."""
         return self._workload(self.cluster.pod_at(address)) if _is_inside(address, self.cidrs) else None
+
+    def newcomer(self, address: IPAddress, identity: SpiffeId) -> Workload | None:
+        """A pod of that identity of which the API shows no address yet, if nobody has this one by the API.
+
+        What it does before the kubelet has told its address (see `unshown`) is done from an address that nobody knows.
+        """
+        if not _is_inside(address, self.cidrs) or not self.cluster.is_nobodys(address):
+            return None
+        account = ObjectKey(identity.namespace, identity.service_account)
+        for pod in self.cluster.pods_without_address(account):
+            workload = unaddressed_workload(self.cluster, pod, self.trust_domain)
+            if workload is not None and workload.identity == identity and pod.node != self.node:
+                return replace(workload, addresses=(address,))
+        return None
 
     def everyone(self) -> Iterable[Workload]:
         """All of them."""

@@ -8,7 +8,7 @@ from interceptor.cluster.condition import Told
 from interceptor.cluster.head import ObjectKey
 from interceptor.cluster.membership import Membership, Standing, Why, membership, why_namespace_is_outside
 from interceptor.cluster.pod import Pod
-from interceptor.cluster.workloads import workload_of
+from interceptor.cluster.workloads import unaddressed_workload, workload_of
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.workload import Workload
 
@@ -17,6 +17,7 @@ from interceptor.workload import Workload
 class NodePod:
     """One pod; `workload` is what it shall be enrolled as, None unless it shall be, and has an address of its own.
 
+    `unaddressed` is the same, without addresses, of one that waits for nothing but that the API shows its address.
     `is_meshed` says that its namespace is in the mesh, or may be; `told` what its status says of it.
     """
 
@@ -29,6 +30,7 @@ class NodePod:
     is_meshed: bool = True
     is_ending: bool = False
     told: Told | None = None
+    unaddressed: Workload | None = None
 
     @property
     def standing(self) -> Standing:
@@ -67,6 +69,7 @@ def _node_pod(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> NodePod:
         _is_meshed(cluster, pod),
         pod.is_deleting or pod.is_finished,
         pod.told,
+        unaddressed=unaddressed_workload(cluster, pod, trust_domain),
     )
 
 

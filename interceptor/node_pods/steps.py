@@ -66,7 +66,9 @@ def steps(pods: Mapping[str, NodePod], held: Iterable[Held], *, claimed: frozens
     """
     held = tuple(held)
     leaving = {
-        each.uid: why for each in held if (why := _why_it_leaves(each, pods.get(each.uid))) is not None
+        each.uid: why
+        for each in held
+        if (why := _why_it_leaves(each, pods.get(each.uid), claimed)) is not None
     }
     staying = {each.uid for each in held} - leaving.keys()
     coming = [
@@ -84,14 +86,15 @@ def steps(pods: Mapping[str, NodePod], held: Iterable[Held], *, claimed: frozens
     return [*going, *_changed(held, staying, pods), *coming]
 
 
-def _why_it_leaves(held: Held, pod: NodePod | None) -> str | None:
+def _why_it_leaves(held: Held, pod: NodePod | None, claimed: frozenset[IPAddress]) -> str | None:
     """Why it may not stay as it is enrolled; None when it may. What is not known is no reason."""
     if pod is None:
         return "the API shows it no more"
     if pod.standing is Standing.OUTSIDE:
         return pod.explanation
     if pod.standing is Standing.WAITING:
-        return None
+        lost = [str(address) for address in held.workload.addresses if address in claimed]
+        return f"another pod has its address {', '.join(lost)}, by the API" if lost else None
     if pod.workload is None:  # whose its address is must be certain; that of one that stays may yet become so
         return pod.explanation if pod.standing is Standing.DRAINING else None
     if pod.workload.identity != held.workload.identity or pod.workload.key != held.workload.key:

@@ -106,7 +106,7 @@ class WorkloadContext:
         return found
 
     def _holder(self, address: IPAddress, identity: SpiffeId) -> Workload | None:
-        found = self.registry.value.by_address(address)
+        found = self.registry.value.source(address, identity)
         if not self._has(found, identity):
             gone = self.departed.holder(address, trio.current_time())
             return gone if self._has(gone, identity) else found

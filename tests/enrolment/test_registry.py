@@ -254,3 +254,9 @@ def test_our_own_workload_takes_its_address_from_a_remote_one() -> None:
     registry = Registry.empty().with_remote([workload("shop/thief", "10.0.0.1")]).with_workload(WEB)
     assert registry.by_address(ip_address("10.0.0.1")) is WEB
     assert registry.workloads == (WEB,)
+
+
+def test_source_is_who_has_the_address_and_nobody_else_is_awaited_where_workloads_are_reported() -> None:
+    registry = REGISTRY.with_remote([workload("shop/far", "10.0.1.1")])
+    assert registry.source(ip_address("::ffff:10.0.0.1"), DATABASE.identity) is WEB
+    assert registry.source(ip_address("10.0.9.9"), WEB.identity) is None

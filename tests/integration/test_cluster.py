@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ from interceptor.errors import AgentError
 from tests.cluster import api_objects
 from tests.cluster.api_objects import policy
 from tests.harness.cluster import Cluster, cluster_of
-from tests.harness.process import Program, run, wait_until
+from tests.harness.process import Program, has_let_go, is_alive, run, wait_until
 from tests.harness.wire import Wire
 
 if TYPE_CHECKING:
@@ -551,6 +554,31 @@ def test_probe_of_the_kubelet_reaches_a_declared_port_and_nobody_else_does(
     )
 
 
+def test_pod_is_reached_by_its_kubelet_and_reaches_others_before_the_api_shows_its_address(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    # A kubelet shows it after the postStart hooks: those that ask the pod, and those that ask others from within.
+    near, far = cluster.nodes
+    server = pods(far, "server")
+    serve(server)
+    pod = pods(near, "hooked", wait=False)
+    unshown = pod.json(addresses=(), probed=(PORT,))
+    cluster.api.put(Kind.POD, unshown)
+    with encrypted(cluster):
+        assert ask(pod, server.ipv4) == "answered"
+    serve(pod)
+    hook = near.as_kubelet(PYTHON, "-c", CLIENT, pod.ipv4, str(PORT), MARKER)
+    assert hook.stdout.strip() == "answered"
+    shown = near.pods()["shop/hooked"]
+    assert (shown["state"], shown["reason"][:31]) == ("enrolled", "it is enrolled with the address")
+    kept = talk(pod, server)
+    wait_until(lambda: far.facts_of(server)["connections"] == 1, "a connection is open")
+    cluster.api.put(Kind.POD, pod.json(probed=(PORT,)))
+    wait_until(lambda: "label" in near.pods()["shop/hooked"]["reason"], "the address is known")
+    kept.stop()
+    assert "error" not in kept.stdout
+
+
 def test_right_that_is_missing_for_one_resource_is_told_and_the_rest_goes_on(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:
@@ -595,8 +623,11 @@ def test_api_that_is_away_stops_nothing_and_new_pods_wait_for_it(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:
     near, far = cluster.nodes
-    client, server = pods(near, "client"), pods(far, "server")
+    client, server = pods(near, "client", probed=(PORT,)), pods(far, "server")
     serve(server)
+    serve(client)
+    probe = (PYTHON, "-c", CLIENT, client.ipv4, str(PORT), MARKER)
+    wait_until(lambda: near.as_kubelet(*probe).stdout.strip() == "answered", "it is probed")
 
     def go_away(api: ApiServer) -> None:
         api.faults.refuse = dict.fromkeys(Kind, 500)
@@ -614,6 +645,7 @@ def test_api_that_is_away_stops_nothing_and_new_pods_wait_for_it(
     wait_until(lambda: is_served(client), "it is taken over")
     assert "shop/late" not in near.enrolled()
     assert ask(client, server.ipv4) != "answered"
+    assert near.as_kubelet(*probe).stdout.strip() == "answered"  # the kubelet would kill it otherwise
     (waits,) = [line for line in near.status()["waiting_for"] if "authorization policies" in line]
     assert waits.startswith(
         "the Kubernetes API's authorization policies: the API server refused /apis/security"
@@ -626,3 +658,45 @@ def test_api_that_is_away_stops_nothing_and_new_pods_wait_for_it(
         wait_until(lambda node=node: not node.status()["problems"], f"{node.name} is well again", 40)
     with encrypted(cluster):
         assert ask(late, server.ipv4) == "answered"
+
+
+def test_node_whose_agent_is_replaced_loses_no_connection_and_what_is_drained_is_judged_as_ever(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    """As in a rolling update with a surge: the next agent starts beside the one that serves, on one node and the other."""
+    near, far = cluster.nodes
+    client, server = pods(near, "client"), pods(far, "server", labels={"app": "open"}, probed=(PORT,))
+    serve(server)
+    spec = {"selector": {"matchLabels": {"app": "closed"}}, "action": "DENY", "rules": [{}]}
+    cluster.api.put(Kind.AUTHORIZATION_POLICY, policy("shop/closed", spec))
+    before = [node.agent_pid for node in cluster.nodes]
+    try:
+        with encrypted(cluster):
+            mark = far.mark()
+            talker = talk(client, server)
+            visitor = client.spawn(PYTHON, TALKER, "short", server.ipv4, str(PORT), MARKER, "0.01")
+            wait_until(lambda: far.facts_of(server)["connections"], "they talk")
+            for node in cluster.nodes:
+                node.cli("up", "--take-over").check()
+                node.slot.journal.add(node.agent_pid)
+            assert [each["pid"] for node in cluster.nodes for each in node.status()["draining"]] == before
+            newcomer = pods(near, "newcomer")
+            assert ask(newcomer, server.ipv4) == "answered"
+            probe = (PYTHON, "-c", CLIENT, server.ipv4, str(PORT), MARKER)
+            assert far.as_kubelet(*probe).stdout.strip() == "answered"
+            visitor.stop()
+            assert "error" not in visitor.stdout + talker.stdout
+            assert json.loads(visitor.stdout.splitlines()[-1])["good"] > 50
+        cluster.api.put(Kind.POD, server.json(labels={"app": "closed"}))
+        record = far.wait_for_record(lambda r: r["reason"] and r["bytes_sent"], since=mark)
+        assert (record["reason"], record["policy"]) == ("policy_denied", "AuthorizationPolicy shop/closed")
+        talker.stop()
+        # There is nothing left to do for them, but their pods would start them again.
+        wait_until(lambda: far.status()["draining"][0]["connections"] == 0, "nothing is open there")
+        assert is_alive(before[1])
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda pid=pid: has_let_go(pid), f"agent {pid} has ended")  # type: ignore[misc]
+    finally:
+        cluster.api.delete(Kind.AUTHORIZATION_POLICY, "shop/closed")
+    wait_until(lambda: ask(client, server.ipv4) == "answered", "it is let in again")

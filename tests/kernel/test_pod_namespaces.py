@@ -13,7 +13,13 @@ import pytest
 
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import netns as kernel_netns
-from interceptor.kernel.pod_namespaces import find_pods_cgroup, open_all, open_pod, pod_cgroups
+from interceptor.kernel.pod_namespaces import (
+    find_addresses,
+    find_pods_cgroup,
+    open_all,
+    open_pod,
+    pod_cgroups,
+)
 from tests.harness.process import wait_until
 
 if TYPE_CHECKING:
@@ -24,7 +30,7 @@ pytestmark = pytest.mark.netns
 ADDRESS = ip_address("198.18.9.1")
 OTHER = ip_address("198.18.9.2")
 INSIDE = (
-    "ip link add veth0 type veth peer name veth1 && ip address add $0/24 dev veth0 && ip link set veth0 up "
+    "ip link add $1 type veth peer name veth1 && ip address add $0/24 dev $1 && ip link set $1 up "
     "&& exec sleep 60"
 )
 
@@ -41,9 +47,9 @@ def process(*command: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def with_address(address: object) -> Iterator[int]:
+def with_address(address: object, link: str = "veth0") -> Iterator[int]:
     """A process in a network namespace of its own that has an address."""
-    with process("unshare", "--net", "sh", "-c", INSIDE, str(address)) as pid:
+    with process("unshare", "--net", "sh", "-c", INSIDE, str(address), link) as pid:
         comm = Path(f"/proc/{pid}/comm")
         wait_until(lambda: comm.read_text().strip() == "sleep", "the address is there")
         yield pid
@@ -98,6 +104,24 @@ def test_namespace_of_the_host_is_no_pods(cgroup: Path) -> None:
         with pytest.raises(EnrolmentError, match="no process with a network namespace of its own"):
             open_pod(cgroup.parent, (ADDRESS,))
         assert list(open_all(cgroup.parent)) == []
+
+
+def test_addresses_of_a_pod_are_those_of_eth0_where_its_first_process_is(cgroup: Path) -> None:
+    with with_address(ADDRESS, "eth0") as own, with_address(OTHER, "eth0") as later:
+        put(cgroup, later, own, 0)
+        assert [str(each) for each in find_addresses(cgroup.parent) if each.version == 4] == [str(ADDRESS)]
+    with with_address(ADDRESS) as elsewhere:
+        put(cgroup, elsewhere)
+        assert find_addresses(cgroup.parent) == ()
+
+
+def test_pod_without_a_namespace_of_its_own_has_no_addresses(cgroup: Path) -> None:
+    assert find_addresses(cgroup.parent) == ()
+    with process("sleep", "60") as of_the_host:
+        put(cgroup, of_the_host)
+        assert find_addresses(cgroup.parent) == ()
+    put(cgroup, 2**22)
+    assert find_addresses(cgroup.parent) == ()
 
 
 def test_pods_are_found_below_the_cgroups_of_both_drivers(tmp_path: Path, cgroup: Path) -> None:

@@ -195,6 +195,26 @@ def test_probes_go_on_when_the_agent_is_dead(pod: Pod) -> None:
         pod.connect(pod.neighbour, socket.AF_INET, WORKLOAD[socket.AF_INET], PROBED)
 
 
+def test_probes_go_on_while_the_next_agent_is_told_nothing_yet(pod: Pod, next_programs: Programs) -> None:
+    application = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], PROBED)
+    following = Capture(next_programs, BPF_DIR)
+    with pod.neighbour.entered():
+        probes = Probes(next_programs, BPF_DIR)
+    following.set_prefixes(PREFIXES)
+    following.enrol(pod.workload, pod.cookie, ADDRESSES, pod.inbound)
+    following.activate(find_cgroup2())
+    pod.assert_direct(pod.probe(socket.AF_INET), application)
+    assert pod.kubelet is not None
+    probes.recognise(pod.kubelet)
+    pod.assert_direct(pod.probe(socket.AF_INET), application)
+    probes.set_ports(pod.cookie, ADDRESSES, [OTHER])
+    probes.forget_earlier()
+    pod.assert_steered(pod.probe(socket.AF_INET))
+    other = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], OTHER)
+    pod.assert_direct(pod.probe(socket.AF_INET, OTHER), other)
+    probes.set_ports(pod.cookie, [], [])
+
+
 def test_port_of_the_proxys_own_cannot_be_declared(pod: Pod) -> None:
     with pytest.raises(EnrolmentError, match=f"port {OUTBOUND_PORT} is the proxy's own"):
         pod.declare(PROBED, OUTBOUND_PORT)

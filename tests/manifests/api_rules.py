@@ -77,7 +77,7 @@ _CONTAINER_SECURITY = {
     "seccompProfile",
 }
 _POD_SECURITY = {"fsGroup", "runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile"}
-_PROBE = {"httpGet", "periodSeconds", "timeoutSeconds", "failureThreshold"}
+_PROBE = {"exec", "httpGet", "periodSeconds", "timeoutSeconds", "failureThreshold"}
 _HTTP_GET = {"host", "path", "port", "scheme"}
 _MOUNT = {"name", "mountPath", "readOnly", "mountPropagation"}
 _SOURCES = {"configMap", "emptyDir", "hostPath", "projected"}
@@ -170,11 +170,7 @@ def _container(container: Json, *, host_network: bool) -> Iterator[str]:
         if not _ENV.fullmatch(variable["name"]) or len(variable) != 2:
             yield f"the variable {variable}"
     for probe in (container[name] for name in container if name.endswith("Probe")):
-        yield from _unknown("a probe", probe, _PROBE)
-        yield from _unknown("a probe", probe["httpGet"], _HTTP_GET)
-        port = probe["httpGet"]["port"]
-        if isinstance(port, str) and port not in ports:
-            yield f"a probe of port {port}, which is none"
+        yield from _probe(probe, ports)
     for amounts in container["resources"].values():
         yield from (f"the quantity {each}" for each in amounts.values() if not _QUANTITY.fullmatch(each))
     places = [mount["mountPath"] for mount in container["volumeMounts"]]
@@ -185,6 +181,21 @@ def _container(container: Json, *, host_network: bool) -> Iterator[str]:
         yield from _unknown("a mount", mount, _MOUNT)
         if mount.get("mountPropagation") == "Bidirectional" and not is_privileged:
             yield "Bidirectional is for privileged containers only"
+
+
+def _probe(probe: Json, ports: set[str]) -> Iterator[str]:
+    yield from _unknown("a probe", probe, _PROBE)
+    if ("exec" in probe) == ("httpGet" in probe):
+        yield "a probe asks in one way"
+    elif "exec" in probe:
+        command = probe["exec"].get("command", [])
+        if set(probe["exec"]) != {"command"} or not command or not all(isinstance(e, str) for e in command):
+            yield f"the probe {probe['exec']} is no command"
+    else:
+        yield from _unknown("a probe", probe["httpGet"], _HTTP_GET)
+        port = probe["httpGet"]["port"]
+        if isinstance(port, str) and port not in ports:
+            yield f"a probe of port {port}, which is none"
 
 
 def _unknown(what: str, value: Json, known: set[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from interceptor.cluster.head import ObjectKey
-from interceptor.config import parse_config
+from interceptor.config import LimitsConfig, parse_config
 from interceptor.errors import UsageError
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.manifests.everything import everything, json_list, yaml_documents
@@ -232,10 +232,24 @@ def test_authority_has_no_privilege_at_all():
 def test_agent_is_probed_where_it_listens_and_scraped_if_that_can_be(address, host, is_scraped):
     values = replace(VALUES, metrics_address=Endpoint.parse(address))
     container = agent_container(values)
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe in ("readinessProbe", "livenessProbe"):
         assert (container[probe]["httpGet"]["host"], container[probe]["httpGet"]["port"]) == (host, 15020)
     annotations = one("DaemonSet", values)["spec"]["template"]["metadata"]["annotations"]
     assert ("prometheus.io/scrape" in annotations) is is_scraped
+
+
+def test_agents_of_two_pods_are_on_a_node_while_one_hands_over_to_the_other():
+    """Whoever has the node answers on its port for both, so that must not be what says whether a pod has started."""
+    daemonset = one("DaemonSet")["spec"]
+    assert daemonset["updateStrategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    pod = daemonset["template"]["spec"]
+    container = agent_container(VALUES)
+    assert "--take-over" in container["args"]
+    assert container["startupProbe"]["exec"]["command"][:3] == ["interceptor", "kubernetes", "agent-started"]
+    assert "ports" not in container, "of the host, of which there would be two"
+    assert pod["hostPID"], "by which the probe sees in whose container an agent is"
+    assert pod["terminationGracePeriodSeconds"] > LimitsConfig().drain_time.total_seconds()
+    assert "drainTime" not in one("ConfigMap", name="interceptor-agent")["data"]["config.yaml"], "the default"
 
 
 def test_authority_is_scraped_where_it_listens_and_may_be_reached():

@@ -4,10 +4,10 @@ from ipaddress import ip_address, ip_network
 
 from interceptor.cluster.cluster import Kind
 from interceptor.enrolment.registry import Registry
-from interceptor.identity.spiffe_id import TrustDomain
+from interceptor.identity.spiffe_id import SpiffeId, TrustDomain
 from interceptor.node_pods.elsewhere import Elsewhere, pods_outside_cidrs
-from interceptor.workload import WorkloadKey
-from tests.cluster.api_objects import MESH, changed, cluster_of, namespace, pod, removed
+from interceptor.workload import Workload, WorkloadKey
+from tests.cluster.api_objects import MESH, changed, cluster_of, namespace, pod, removed, service
 
 DOMAIN = TrustDomain("cluster.local")
 CIDRS = (ip_network("10.0.0.0/16"), ip_network("fd00::/64"))
@@ -71,3 +71,48 @@ def versioned(value: dict[str, object], version: int) -> dict[str, object]:
     metadata = value["metadata"]
     assert isinstance(metadata, dict)
     return {**value, "metadata": {**metadata, "resourceVersion": str(version)}}
+
+
+def newcomer(
+    identity: str, address: str, *others: dict[str, object], node: str = "node-2"
+) -> Workload | None:
+    """Who may have sent from an address, when the API shows a pod shop/fresh without any."""
+    fresh = pod("shop/fresh", account="fresh", node=node)
+    namespaces = (namespace("shop", labels=MESH), namespace("plain"))
+    cluster = cluster_of(
+        namespaces=namespaces, pods=(FAR, fresh, *others), services=(service("shop/web", "10.0.9.80"),)
+    )
+    registry = Registry.empty().with_others(elsewhere(cluster))
+    return registry.source(ip_address(address), SpiffeId.parse(identity))
+
+
+FRESH = "spiffe://cluster.local/ns/shop/sa/fresh"
+
+
+def test_identity_of_a_pod_without_an_address_may_have_one_that_is_nobodys() -> None:
+    found = newcomer(FRESH, "10.0.9.9")
+    assert found is not None
+    assert (str(found.key), str(found.identity), found.addresses) == (
+        "shop/fresh",
+        FRESH,
+        (ip_address("10.0.9.9"),),
+    )
+
+
+def test_identity_of_a_pod_without_an_address_has_none_that_is_anothers() -> None:
+    far = newcomer(FRESH, "10.0.1.1")
+    assert far is not None
+    assert far.service_account == "far"
+    assert newcomer(FRESH, "10.0.9.80") is None
+    assert newcomer(FRESH, "192.0.2.77") is None
+    assert newcomer(FRESH, "10.0.9.9", pod("plain/owner", "10.0.9.9", node="node-3")) is None
+
+
+def test_identity_without_a_pod_that_begins_elsewhere_has_no_unknown_address() -> None:
+    assert newcomer("spiffe://cluster.local/ns/shop/sa/far", "10.0.9.9") is None
+    assert newcomer("spiffe://other.example/ns/shop/sa/fresh", "10.0.9.9") is None
+    assert newcomer(FRESH, "10.0.9.9", node="node-1") is None
+    assert (
+        newcomer("spiffe://cluster.local/ns/plain/sa/new", "10.0.9.9", pod("plain/new", account="new"))
+        is None
+    )
