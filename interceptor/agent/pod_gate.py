@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
     from interceptor.agent.outside import Outside
     from interceptor.kernel.hold import Hold
+    from interceptor.kernel.pod_namespaces import NamespaceId
+    from interceptor.workload import IPAddress
+
+# A pod may make namespaces that wait for ever, and as many as it likes: neither may keep us busy.
+LOOK_SECONDS: Final = 1.0
+MOST_REMEMBERED: Final = 256
 
 
 class PodGate:
@@ -23,6 +29,8 @@ class PodGate:
         self._hold = hold
         self._outside = outside
         self._admitted: dict[str, set[int]] = {}
+        self._looked_for: set[int] = set()
+        self._looked_at = -LOOK_SECONDS
 
     def guard(self, pods: Path) -> None:
         """Let unknown namespaces below this cgroup wait; KernelError."""
@@ -33,23 +41,43 @@ class PodGate:
         await trio.lowlevel.wait_readable(self._hold.events_fd)
         self._hold.drain_events()
 
-    def is_anybody_waiting(self) -> bool:
-        """Whether there are namespaces of which nothing is known."""
-        return bool(self._hold.waiting())
+    def must_look(self) -> bool:
+        """Whether to look through the pods that were admitted once more: something waits that was not looked for yet, or not lately."""
+        waiting = {each.cookie for each in self._hold.waiting()}
+        now = trio.current_time()
+        if waiting <= self._looked_for and (not waiting or now < self._looked_at + LOOK_SECONDS):
+            return False
+        self._looked_for, self._looked_at = waiting, now
+        if len(waiting) > MOST_REMEMBERED:
+            for cookie in waiting:  # those that are there still tell us again, with their next packet
+                self._hold.forget(cookie)
+        return True
 
     def is_admitted(self, name: str) -> bool:
         """Whether some namespace of this pod was admitted."""
         return bool(self._admitted.get(name))
 
-    def admit(self, name: str, cgroup: Path, nursery: trio.Nursery) -> None:
-        """Let every namespace of a pod outside of the mesh go; InterceptorError when one cannot be, and then it waits."""
+    def admit(
+        self,
+        name: str,
+        cgroup: Path,
+        nursery: trio.Nursery,
+        *,
+        addresses: Collection[IPAddress],
+        contested: Collection[NamespaceId],
+    ) -> None:
+        """Let every namespace of a pod outside of the mesh go (see `open_all`); InterceptorError when one cannot be, and then it waits."""
         admitted = self._admitted.setdefault(name, set())
-        for netns in open_all(cgroup):
-            with netns:
-                cookie = netns.cookie()
-                if cookie not in admitted:
-                    self._outside.admit(netns, cookie, nursery)
-                    admitted.add(cookie)
+        try:
+            for netns in open_all(cgroup, addresses, contested):
+                with netns:
+                    cookie = netns.cookie()
+                    if cookie not in admitted:
+                        self._outside.admit(netns, cookie, nursery)
+                        admitted.add(cookie)
+        except BaseException:
+            self._looked_for.clear()
+            raise
 
     def take_in(self, name: str) -> None:
         """A pod is about to be enrolled: it is not outside any more, and waits if that fails.

@@ -17,11 +17,11 @@ from interceptor.agent.reference import NamespaceReference, Process
 from interceptor.cluster.membership import Standing
 from interceptor.errors import EnrolmentError, InterceptorError, KernelError
 from interceptor.identity.spiffe_id import SpiffeId
-from interceptor.kernel.pod_namespaces import find_pods_cgroup, open_pod, pod_cgroups
+from interceptor.kernel.pod_namespaces import find_pods_cgroup, namespaces_in, open_pod, pod_cgroups
 from interceptor.node_pods.elsewhere import Elsewhere
 from interceptor.node_pods.pods import pods_of_node
 from interceptor.node_pods.steps import Enrol, Held, Readdress, Relabel, Withdraw, steps
-from interceptor.workload import Workload
+from interceptor.workload import Workload, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from interceptor.config import Config
     from interceptor.enrolment.registry import Registry
     from interceptor.kernel.netns import NetworkNamespace
+    from interceptor.kernel.pod_namespaces import NamespaceId
     from interceptor.kubernetes.cluster_watch import ClusterWatch
     from interceptor.node_pods.pods import NodePod
     from interceptor.node_pods.steps import Step
@@ -180,15 +181,23 @@ class PodKeeper:
                 if pod.membership.is_free and uid in found.by_uid
             }
             outside |= {path.name: path for path in found.static}
-            is_anybody_waiting = self._gate.is_anybody_waiting()
-            for name, cgroup in outside.items():
-                if is_anybody_waiting or not self._gate.is_admitted(name):
-                    self._try_to_admit(name, cgroup, nursery)
+            must_look = self._gate.must_look()
+            due = {
+                name: path for name, path in outside.items() if must_look or not self._gate.is_admitted(name)
+            }
+            if due:
+                contested = namespaces_in(path for uid, path in found.by_uid.items() if uid not in outside)
+                for name, cgroup in due.items():
+                    self._try_to_admit(name, cgroup, contested, nursery)
             self._gate.retain(outside)
 
-    def _try_to_admit(self, name: str, cgroup: Path, nursery: trio.Nursery) -> None:
+    def _try_to_admit(
+        self, name: str, cgroup: Path, contested: frozenset[NamespaceId], nursery: trio.Nursery
+    ) -> None:
+        pod = self.pods.get(name)
+        addresses = [parse_address(text) for text in pod.addresses] if pod is not None else ()
         try:
-            self._gate.admit(name, cgroup, nursery)
+            self._gate.admit(name, cgroup, nursery, addresses=addresses, contested=contested)
         except (InterceptorError, OSError) as error:
             self.trouble[name] = f"it waits, and should not: {error}"
 

@@ -23,7 +23,7 @@ from interceptor.node_pods.pod_cgroup import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from interceptor.kernel.netns import NetworkNamespace
     from interceptor.workload import IPAddress
@@ -56,11 +56,28 @@ def pod_cgroups(pods: Path) -> PodCgroups:
     return PodCgroups(by_uid, tuple(path for path in paths if is_static_pod_cgroup(path.name)))
 
 
-def open_all(cgroup: Path) -> Iterator[NetworkNamespace]:
-    """Every network namespace that a process of a pod is in, but for the host's; the caller closes each."""
-    for pids in _namespaces(cgroup).values():
-        with suppress(EnrolmentError):  # it ended just now
-            yield kernel_netns.open_pid(pids[0])
+# A network namespace, by device and inode.
+NamespaceId = tuple[int, int]
+
+
+def namespaces_in(cgroups: Iterable[Path]) -> frozenset[NamespaceId]:
+    """The network namespaces that processes in these cgroups are in, but for the host's."""
+    return frozenset(namespace for cgroup in cgroups for namespace in _namespaces(cgroup))
+
+
+def open_all(
+    cgroup: Path, addresses: Collection[IPAddress] = (), contested: Collection[NamespaceId] = ()
+) -> Iterator[NetworkNamespace]:
+    """Every network namespace that is a pod's, by its processes, but for the host's; the caller closes each.
+
+    One of those that processes of other pods are in too is only its own when it has one of its addresses.
+    """
+    for namespace, pids in _namespaces(cgroup).items():
+        with suppress(EnrolmentError), ExitStack() as undo:  # it ended just now
+            netns = undo.enter_context(kernel_netns.open_pid(pids[0]))
+            if namespace not in contested or _owns(netns, addresses):
+                undo.pop_all()
+                yield netns
 
 
 def open_pod(cgroup: Path, addresses: Collection[IPAddress]) -> tuple[int, NetworkNamespace]:
@@ -88,11 +105,11 @@ def _owns(netns: NetworkNamespace, addresses: Collection[IPAddress]) -> bool:
     return not {found.address for found in netlink.addresses(netns)}.isdisjoint(addresses)
 
 
-def _namespaces(cgroup: Path) -> dict[tuple[int, int], list[int]]:
+def _namespaces(cgroup: Path) -> dict[NamespaceId, list[int]]:
     """The processes in a cgroup and below, by device and inode of their network namespaces, but for the host's."""
     with kernel_netns.current() as ours:
         besides = (ours.device, ours.inode)
-    found: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    found: defaultdict[NamespaceId, list[int]] = defaultdict(list)
     for pid in _processes(cgroup):
         with suppress(OSError):  # it ended just now
             status = Path(f"/proc/{pid}/ns/net").stat()

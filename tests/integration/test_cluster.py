@@ -195,6 +195,25 @@ def test_connection_of_a_pod_that_turns_out_to_be_outside_is_carried_on_as_it_is
     forget(cluster, pod)
 
 
+def test_namespace_that_a_pod_outside_goes_into_waits_all_the_same(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    """As a virtualisation handler or a debugging pod does, while nothing is known of the other pod yet."""
+    near, far = cluster.nodes
+    cluster.api.namespace("plain", {})
+    tool = pods(near, "tool", namespace="plain", wait=False)
+    wait_until(lambda: "plain/tool" in near.pods(), "the tool is known")
+    young, listener = near.start_pod("shop/young", account="young"), far.start_stranger("listener")
+    serve(listener)
+    tool.spawn("nsenter", f"--net={young.netns_path}", "sleep", "infinity")
+    with Wire(["node1", "node2"], MARKER.encode(), "anything", netns=cluster.fabric.netns) as wire:
+        asked = young.run(PYTHON, "-c", CLIENT.replace("30", "2"), listener.ipv4, str(PORT), MARKER)
+    assert "timed out" in asked.stdout
+    assert not wire.marker_seen
+    for pod in (young, listener):
+        pod.close()
+
+
 def test_running_pods_are_enrolled_and_withdrawn_by_the_label_of_their_namespace(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import netns as kernel_netns
-from interceptor.kernel.pod_namespaces import find_pods_cgroup, open_all, open_pod, pod_cgroups
+from interceptor.kernel.pod_namespaces import find_pods_cgroup, namespaces_in, open_all, open_pod, pod_cgroups
 from tests.harness.process import wait_until
 
 if TYPE_CHECKING:
@@ -83,6 +83,16 @@ def test_one_of_the_addresses_is_enough_and_the_oldest_namespace_is_the_pods(cgr
         pid, netns = open_pod(cgroup.parent, both)
         netns.close()
         assert pid == own
+
+
+def test_namespace_that_another_pod_is_in_too_is_only_the_pods_by_its_address(cgroup: Path) -> None:
+    with with_address(ADDRESS) as guest:
+        put(cgroup, guest)
+        contested = namespaces_in([cgroup.parent])
+        assert len(contested) == 1
+        assert list(open_all(cgroup.parent, (OTHER,), contested)) == []
+        (own,) = open_all(cgroup.parent, (ADDRESS,), contested)
+        own.close()
 
 
 def test_namespace_without_the_address_is_not_the_pods(cgroup: Path) -> None:
