@@ -42,16 +42,13 @@ BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
 /* Handshakes of captured connections that are under way. */
 BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, MAX_PENDING_FLOWS);
 /*
- * Socket storage that outlives the programs: what is held while no agent runs is
- * served by the next one.  Who makes the maps first pins them; those who come
- * later compile with KEPT_AS, the path of the pins up to the map's name.  So the
- * layout of a value never changes: another one is another map.
+ * Maps that outlive the programs: what is held while no agent runs is served by
+ * the next one, and the kubelet's probes pass also before that has heard of any
+ * pod.  Who makes the maps first pins them; for those who come later, KEPT_<map> is
+ * a colon and the path of the pin.  So the layout never changes: another one is
+ * another map.
  */
-#ifdef KEPT_AS
-#define KEPT(name) ":" KEPT_AS name
-#else
-#define KEPT(name) ""
-#endif
+#define KEPT(name) KEPT_##name
 #define BPF_KEPT_SK_STORAGE(_name, _leaf_type)                                         \
 	struct _name##_table_t {                                                       \
 		int key;                                                               \
@@ -60,7 +57,7 @@ BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, M
 		int (*sk_storage_delete)(void *);                                      \
 		u32 flags;                                                             \
 	};                                                                             \
-	__attribute__((section("maps/sk_storage" KEPT(#_name))))                       \
+	__attribute__((section("maps/sk_storage" KEPT(_name))))                       \
 	struct _name##_table_t _name = { .flags = BPF_F_NO_PREALLOC };                 \
 	BPF_ANNOTATE_KV_PAIR(_name, int, _leaf_type)
 
@@ -88,9 +85,9 @@ BPF_RINGBUF_OUTPUT(wake_ups, 1);
 /* The cookie of one namespace, for steer_held, which is told none. */
 BPF_ARRAY(this_namespace, __u64, 1);
 /* Where the kubelet may connect to. */
-BPF_HASH(probe_targets, struct probe_target, __u8, MAX_PROBE_TARGETS);
+BPF_TABLE("hash" KEPT(probe_targets), struct probe_target, __u8, probe_targets, MAX_PROBE_TARGETS);
 /* Probes that the kubelet's processes have begun, until they are answered. */
-BPF_TABLE("lru_hash", struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
+BPF_TABLE("lru_hash" KEPT(probe_flows), struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
 BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
 
 /* bcc knows no socket lookup on a sockmap; declared by hand it compiles. */

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from interceptor.errors import EnrolmentError, InterceptorError
+from interceptor.errors import EnrolmentError, InterceptorError, KernelError
 from interceptor.kernel.kubelet import find_kubelet_cgroup
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class PodProbes:
         self._found: Path | None = None
         self._searched_at = -SEARCH_SECONDS
         self._declared: set[int] = set()
+        self._is_told = False  # of all pods, once
         self.problem: str | None = None
         self.refused: dict[str, str] = {}
 
@@ -46,13 +47,22 @@ class PodProbes:
         try:
             if self._configured is None and self._found is None:
                 self._search(pods)
-            self._probes.recognise(self._configured or self._found)
+            self._take_for_kubelet(self._configured or self._found, pods)
         except InterceptorError as error:
             if str(error) != self.problem:
                 log.warning("probes are treated as any plaintext: %s", error)
             self.problem, self._found = str(error), None
         else:
             self.problem = None if self._configured or self._found else self.problem
+
+    def _take_for_kubelet(self, kubelet: Path | None, pods: Path) -> None:
+        if kubelet is not None and pods.is_relative_to(kubelet):
+            self._probes.recognise(None)  # pods on the host's network would pass for it
+            raise KernelError(
+                f"the pods' cgroup {pods} is below the kubelet's, {kubelet}: give the kubelet one of its own "
+                "(a service manager does), and name that"
+            )
+        self._probes.recognise(kubelet)
 
     def _search(self, pods: Path) -> None:
         if trio.current_time() >= self._searched_at + SEARCH_SECONDS:
@@ -71,6 +81,9 @@ class PodProbes:
         for cookie in self._declared - current:
             self._probes.set_ports(cookie, (), ())
         self._declared = current
+        if not self._is_told:
+            self._probes.retain()
+            self._is_told = True
 
     def _try_to_declare(self, enrolled: Enrolled, pod: NodePod) -> None:
         addresses = [a for a in enrolled.workload.addresses if not a.is_link_local]

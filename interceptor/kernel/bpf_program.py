@@ -45,10 +45,8 @@ _MAPS = (
     "probe_targets",
     "probe_flows",
 )
-KEPT_MAPS = (
-    "connected_to",
-    "made_in",
-)  # they outlive the programs: pinned, and used again by the next agent's
+# They outlive the programs: pinned, and used again by the next agent's.
+KEPT_MAPS = ("connected_to", "made_in", "probe_targets", "probe_flows")
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "connect_ipv4": (18, 10),
@@ -171,7 +169,7 @@ def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs
     then one error message.  Call it before there are threads.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    flags = [] if bpf_dir is None else _kept_flags(bpf_dir)
+    flags = _kept_flags(bpf_dir)
     with ours, tempfile.TemporaryFile() as diagnostics:
         child = os.fork()
         if child == 0:
@@ -199,10 +197,13 @@ def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs
     )
 
 
-def _kept_flags(bpf_dir: Path) -> list[str]:
-    prefix = kept_prefix(bpf_dir)
-    is_there = all(Path(f"{prefix}{name}").exists() for name in KEPT_MAPS)
-    return [f'-DKEPT_AS="{prefix}"'] if is_there else []
+def _kept_flags(bpf_dir: Path | None) -> list[str]:
+    """Where each kept map is pinned, if it is: an earlier version kept fewer."""
+    pins = {name: None if bpf_dir is None else Path(f"{kept_prefix(bpf_dir)}{name}") for name in KEPT_MAPS}
+    return [
+        f'-DKEPT_{name}="{f":{pin}" if pin is not None and pin.exists() else ""}"'
+        for name, pin in pins.items()
+    ]
 
 
 def _compile_and_exit(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from interceptor.errors import KernelError
+from interceptor.kernel.mounts import parse_mountinfo, where_cgroup_is_mounted
 
 _COMMAND = "kubelet"
 _UNIFIED = "0::"  # the line of cgroup v2 in /proc/PID/cgroup (cgroups(7))
@@ -24,8 +25,13 @@ def find_kubelet_cgroup(cgroup_root: Path, pods: Path, proc: Path = Path("/proc"
         if process.name.isdecimal():
             with suppress(OSError):  # it ended just now
                 found |= _cgroup_of(process, ours)
-    cgroups = {cgroup_root / path.lstrip("/") for path in found}
-    cgroups = {cgroup for cgroup in cgroups if not cgroup.is_relative_to(pods)}
+    mounts = parse_mountinfo((proc / "self/mountinfo").read_text(encoding="utf-8"))
+    seen = (where_cgroup_is_mounted(path, mounts) for path in found)
+    cgroups = {
+        cgroup
+        for cgroup in seen
+        if cgroup is not None and cgroup.is_relative_to(cgroup_root) and not cgroup.is_relative_to(pods)
+    }
     if len(cgroups) != 1 or cgroups == {cgroup_root}:
         raise KernelError(
             f"cannot tell which cgroup is the kubelet's ({_say(cgroups)}): set kubernetes.kubeletCgroup; until then, "

@@ -48,6 +48,21 @@ def find_cgroup2(mountinfo: Path = Path("/proc/self/mountinfo")) -> Path:
     )
 
 
+def where_cgroup_is_mounted(cgroup: str, mounts: list[Mount]) -> Path | None:
+    """Where a cgroup of version 2, as /proc/PID/cgroup names it, can be seen; None where it cannot.
+
+    In a cgroup namespace of our own (as containers have) its path begins with as many `..` as that of a mount of the
+    host's root, and may end in names (cgroup_namespaces(7)).
+    """
+    parts = [part for part in cgroup.split("/") if part]
+    for mount in mounts:
+        root = [part for part in mount.root.split("/") if part]
+        below = parts[len(root) :]
+        if mount.file_system == "cgroup2" and parts[: len(root)] == root and ".." not in below:
+            return mount.mount_point.joinpath(*below)
+    return None
+
+
 def is_bpffs(path: Path) -> bool:
     """Whether `path` (or the nearest directory above it that exists) is in a BPF file system."""
     while not path.exists():

@@ -14,7 +14,7 @@ from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.bpf_program import PROBE_PROGRAMS
-from interceptor.kernel.pinned import PROBES, attach_pinned
+from interceptor.kernel.pinned import PROBES, attach_pinned, keep_maps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interceptor.workload import IPAddress
 
 _PRESENT = b"\x01"
+_KEY_BYTES = len(bytes(abi.ProbeTarget()))
 _RESERVED = frozenset({abi.OUTBOUND_PORT, abi.INBOUND_PLAINTEXT_PORT, abi.INBOUND_TUNNEL_PORT})
 
 
@@ -95,6 +96,13 @@ class Probes:
         if not wanted:
             del self._ports[cookie]
 
+    def retain(self) -> None:
+        """Forget the ports that an earlier agent declared and this one did not: until now, they were probed."""
+        declared = {self._key(*target) for targets in self._ports.values() for target in targets}
+        for key in bpf_syscall.map_keys(self._targets, _KEY_BYTES):
+            if key not in declared:
+                bpf_syscall.map_delete(self._targets, key)
+
     def _attach(self, cgroup: Path, fd: int) -> None:
         # Only the root of the whole hierarchy lacks this file (cgroup-v2.rst, "cgroup.events").
         if not (cgroup / "cgroup.events").exists():
@@ -107,6 +115,7 @@ class Probes:
         if self._recognised == identifier:
             return
         self._bpf_dir.mkdir(mode=0o700, exist_ok=True)
+        keep_maps(self._programs, self._bpf_dir)
         for name, (_, attach_type) in PROBE_PROGRAMS.items():
             attach_pinned(self._path(name, identifier), self._programs.programs[name], fd, attach_type)
         self._forget_others(identifier)

@@ -589,8 +589,11 @@ def test_api_that_is_away_stops_nothing_and_new_pods_wait_for_it(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:
     near, far = cluster.nodes
-    client, server = pods(near, "client"), pods(far, "server")
-    serve(server)
+    client, server = pods(near, "client", probed=(PORT,)), pods(far, "server")
+    for pod in (client, server):
+        serve(pod)
+    probe = (PYTHON, "-c", CLIENT, client.ipv4, str(PORT), MARKER)
+    wait_until(lambda: near.as_kubelet(*probe).stdout.strip() == "answered", "it is probed")
 
     def go_away(api: ApiServer) -> None:
         api.faults.refuse = dict.fromkeys(Kind, 500)
@@ -608,6 +611,7 @@ def test_api_that_is_away_stops_nothing_and_new_pods_wait_for_it(
     wait_until(lambda: is_served(client), "it is taken over")
     assert "shop/late" not in near.enrolled()
     assert ask(client, server.ipv4) != "answered"
+    assert near.as_kubelet(*probe).stdout.strip() == "answered"  # else the kubelet would end it
     assert "the Kubernetes API's authorization policies" in near.status()["waiting_for"]
     cluster.api.do(lambda api: setattr(api.faults, "refuse", {}))
     assert up.wait(60) == 0

@@ -440,7 +440,8 @@ def test_only_links_are_pinned_and_the_maps_that_say_what_waits(shared_node: Nod
     """With the other maps at hand, a process could exempt its own sockets."""
     del two
     kept = {Path(f"{kept_prefix(shared_node.bpf_dir)}{name}") for name in KEPT_MAPS}
-    assert {path.name for path in kept} == {"kept_connected_to", "kept_made_in"}
+    names = {"kept_connected_to", "kept_made_in", "kept_probe_targets", "kept_probe_flows"}
+    assert {path.name for path in kept} == names
     pins = set(shared_node.bpf_dir.iterdir())
     assert pins > kept
     for path in pins - kept:

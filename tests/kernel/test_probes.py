@@ -195,6 +195,24 @@ def test_probes_go_on_when_the_agent_is_dead(pod: Pod) -> None:
         pod.connect(pod.neighbour, socket.AF_INET, WORKLOAD[socket.AF_INET], PROBED)
 
 
+def test_probes_go_on_with_the_next_agent_before_it_has_heard_of_any_pod(
+    pod: Pod, next_programs: Programs
+) -> None:
+    application = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], PROBED)
+    following = Capture(next_programs, BPF_DIR)
+    with pod.neighbour.entered():
+        probes = Probes(next_programs, BPF_DIR)
+    following.enrol(pod.workload, pod.cookie, ADDRESSES, pod.inbound)
+    pod.assert_direct(pod.probe(socket.AF_INET), application)
+    probes.recognise(pod.kubelet)
+    pod.assert_direct(pod.probe(socket.AF_INET), application)
+    probes.set_ports(pod.cookie, ADDRESSES, [OTHER])
+    probes.retain()
+    pod.assert_steered(pod.probe(socket.AF_INET))
+    following.withdraw(pod.cookie)
+    probes.set_ports(pod.cookie, (), ())
+
+
 def test_port_of_the_proxys_own_cannot_be_declared(pod: Pod) -> None:
     with pytest.raises(EnrolmentError, match=f"port {OUTBOUND_PORT} is the proxy's own"):
         pod.declare(PROBED, OUTBOUND_PORT)
@@ -262,6 +280,9 @@ def processes(tmp_path: Path) -> Processes:
         (tmp_path / name).touch()
     (tmp_path / "self/ns").mkdir(parents=True)
     (tmp_path / "self/ns/net").symlink_to(tmp_path / "host")
+    (tmp_path / "self/mountinfo").write_text(
+        "9 1 0:1 / / rw - ext4 a rw\n10 9 0:2 / /cgroup rw - cgroup2 b rw\n"
+    )
     found = Processes(tmp_path)
     found.add("bash", "/user.slice")
     (tmp_path / "99").mkdir()  # a process that ended just now
@@ -277,6 +298,19 @@ def test_kubelet_is_found_by_its_name_among_the_hosts_processes(processes: Proce
     processes.add("kubelet", "/kubepods.slice/pod1/abc")
     processes.add("kubelet", "/user.slice", uid=1000)
     processes.add("kubelet", "/machine.slice", netns="pod")
+    found = find_kubelet_cgroup(ROOT, PODS, processes.directory)
+    assert found == ROOT / "system.slice/kubelet.service"
+
+
+def test_kubelet_is_found_from_a_container_with_a_cgroup_namespace_of_its_own(processes: Processes) -> None:
+    """As non-privileged containers have on nodes with cgroup v2 alone: at the usual place they see their own cgroup."""
+    (processes.directory / "self/mountinfo").write_text(
+        "10 9 0:2 / /sys/fs/cgroup ro - cgroup2 b rw\n11 9 0:2 /../../../.. /cgroup rw - cgroup2 b rw\n"
+    )
+    processes.add("kubelet", "/../../../../system.slice/kubelet.service")
+    processes.add("kubelet", "/../../../../kubepods.slice/pod1/abc")
+    processes.add("kubelet", "/../neighbour")
+    processes.add("kubelet", "/")
     found = find_kubelet_cgroup(ROOT, PODS, processes.directory)
     assert found == ROOT / "system.slice/kubelet.service"
 
