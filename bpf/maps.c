@@ -39,17 +39,34 @@ BPF_HASH(workloads, __u64, struct workload_entry, MAX_WORKLOADS);
 BPF_LPM_TRIE(captured_prefixes, struct prefix, __u8, MAX_CAPTURED_PREFIXES);
 /* A workload that connects to itself stays on its loopback: untouched. */
 BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
-/* Handshakes of captured connections that are under way. */
-BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, MAX_PENDING_FLOWS);
 /*
- * Maps that outlive the programs: what is held while no agent runs is served by
- * the next one, and the kubelet's probes pass also before that has heard of any
- * pod.  Who makes the maps first pins them; for those who come later, KEPT_<map> is
- * a colon and the path of the pin.  So the layout never changes: another one is
- * another map.
+ * Maps that an agent lends its successor, when it hands the node over: a handshake
+ * that began under the programs of the one may be accepted under those of the
+ * other, and by either of them; each knows the other's sockets.  They are pinned
+ * below LENT_AS only while the successor's programs are compiled.  What is said of
+ * the layout of kept ones (below) holds for these too.
  */
-#define KEPT(name) KEPT_##name
-#define BPF_KEPT_SK_STORAGE(_name, _leaf_type)                                         \
+#ifdef LENT_AS
+#define LENT(name) ":" LENT_AS name
+#else
+#define LENT(name) ""
+#endif
+/* Handshakes of captured connections that are under way. */
+BPF_TABLE("lru_hash" LENT("pending_flows"), struct flow, struct original_destination, pending_flows,
+	  MAX_PENDING_FLOWS);
+/*
+ * What outlives the programs: what is held while no agent runs is served by the next
+ * one, and the kubelet's probes pass also before that has heard of any pod.  Who
+ * makes the maps first pins them; those who come later compile with KEPT_AS, the path
+ * of the pins up to the map's name.  So the layout of a value never changes: another
+ * one is another map.
+ */
+#ifdef KEPT_AS
+#define KEPT(name) ":" KEPT_AS name
+#else
+#define KEPT(name) ""
+#endif
+#define BPF_FOUND_SK_STORAGE(_name, _leaf_type, _pin)                                  \
 	struct _name##_table_t {                                                       \
 		int key;                                                               \
 		_leaf_type leaf;                                                       \
@@ -57,26 +74,29 @@ BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, M
 		int (*sk_storage_delete)(void *);                                      \
 		u32 flags;                                                             \
 	};                                                                             \
-	__attribute__((section("maps/sk_storage" KEPT(_name))))                       \
+	__attribute__((section("maps/sk_storage" _pin)))                               \
 	struct _name##_table_t _name = { .flags = BPF_F_NO_PREALLOC };                 \
 	BPF_ANNOTATE_KV_PAIR(_name, int, _leaf_type)
 
 /* On an application's socket: where it meant to connect. */
-BPF_KEPT_SK_STORAGE(connected_to, struct connection);
+BPF_FOUND_SK_STORAGE(connected_to, struct connection, KEPT("connected_to"));
 /* On a TCP socket that was made below the pods' cgroup: the netns cookie. */
-BPF_KEPT_SK_STORAGE(made_in, __u64);
+BPF_FOUND_SK_STORAGE(made_in, __u64, KEPT("made_in"));
 /* On a socket that the proxy accepted: the same. */
-BPF_SK_STORAGE(accepted_for, struct original_destination);
+BPF_FOUND_SK_STORAGE(accepted_for, struct original_destination, LENT("accepted_for"));
 /*
  * On the proxy's own sockets: do not capture.  The agent writes it with the
  * map's and the socket's descriptors; a pod has no way to the map, whatever
  * mark, user or cgroup it takes on.
  */
-BPF_SK_STORAGE(proxy_sockets, __u8);
+BPF_FOUND_SK_STORAGE(proxy_sockets, __u8, LENT("proxy_sockets"));
 /* The addresses of one namespace, for steer_inbound, which is told no cookie. */
 BPF_HASH(local_addresses, struct address, __u8, MAX_LOCAL_ADDRESSES);
-/* Network namespaces that are known, and not enrolled, by netns cookie. */
-BPF_HASH(outside, __u64, __u8, MAX_OUTSIDE);
+/*
+ * Network namespaces that are known, and not enrolled, by netns cookie.  Kept, so that
+ * an agent can let go what an earlier one's programs hold before its own are in force.
+ */
+BPF_TABLE("hash" KEPT("outside"), __u64, __u8, outside, MAX_OUTSIDE);
 /* Unknown ones that were seen.  One that is not in here any more is put in again
  * by its next packet. */
 BPF_TABLE("lru_hash", __u64, struct newcomer, waiting, MAX_WAITING);
@@ -85,9 +105,9 @@ BPF_RINGBUF_OUTPUT(wake_ups, 1);
 /* The cookie of one namespace, for steer_held, which is told none. */
 BPF_ARRAY(this_namespace, __u64, 1);
 /* Where the kubelet may connect to. */
-BPF_TABLE("hash" KEPT(probe_targets), struct probe_target, __u8, probe_targets, MAX_PROBE_TARGETS);
+BPF_TABLE("hash" KEPT("probe_targets"), struct probe_target, __u8, probe_targets, MAX_PROBE_TARGETS);
 /* Probes that the kubelet's processes have begun, until they are answered. */
-BPF_TABLE("lru_hash" KEPT(probe_flows), struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
+BPF_TABLE("lru_hash" KEPT("probe_flows"), struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
 BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
 
 /* bcc knows no socket lookup on a sockmap; declared by hand it compiles. */

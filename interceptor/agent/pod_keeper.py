@@ -94,6 +94,17 @@ class PodKeeper:
         with self._scope:
             await self._compare_for_ever(nursery)
 
+    async def admit(self, nursery: trio.Nursery) -> None:
+        """Let pods go that are outside of the mesh, and nothing else, until cancelled.
+
+        They are held since an earlier agent: of them may be the authority itself, for which ours has to wait.
+        """
+        while True:
+            cluster = self._watch.cluster
+            if cluster.pods.is_listed and cluster.namespaces.is_listed:
+                self._admit(pods_of_node(cluster, self._config.node, self._config.trust_domain), nursery)
+            await trio.sleep(RETRY_SECONDS)
+
     def stop(self) -> None:
         """Compare no more: all that is enrolled is about to be withdrawn."""
         self._scope.cancel()

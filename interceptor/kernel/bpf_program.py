@@ -46,7 +46,9 @@ _MAPS = (
     "probe_flows",
 )
 # They outlive the programs: pinned, and used again by the next agent's.
-KEPT_MAPS = ("connected_to", "made_in", "probe_targets", "probe_flows")
+KEPT_MAPS = ("connected_to", "made_in", "outside", "probe_targets", "probe_flows")
+# What both agents of a hand-over use: never pinned, but while the second one's programs are compiled.
+LENT_MAPS = ("pending_flows", "accepted_for", "proxy_sockets")
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "connect_ipv4": (18, 10),
@@ -157,11 +159,19 @@ def kept_prefix(bpf_dir: Path) -> Path:
     return bpf_dir / "kept_"
 
 
-def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs:
+def lent_prefix(bpf_dir: Path) -> Path:
+    """Where a successor finds the maps that it was lent, up to their names."""
+    return bpf_dir / "lent_"
+
+
+def load_programs(
+    headers: Path | None, bpf_dir: Path | None = None, *, are_maps_lent: bool = False
+) -> Programs:
     """Compile and load everything; nothing is attached yet.
 
     `headers` is a kernel header tree, None when bcc finds its own.  The kept
-    maps of an earlier agent are taken from `bpf_dir` when they are there.
+    maps of an earlier agent are taken from `bpf_dir` when they are there, and
+    those that one which still runs has lent (`pinned.borrowed`).
     KernelError says in one line what the compiler or the verifier did not accept.
 
     A child process does it and sends the file descriptors back: the compiler
@@ -169,7 +179,9 @@ def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs
     then one error message.  Call it before there are threads.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    flags = _kept_flags(bpf_dir)
+    flags = [] if bpf_dir is None else _kept_flags(bpf_dir)
+    if bpf_dir is not None and are_maps_lent:
+        flags.append(f'-DLENT_AS="{lent_prefix(bpf_dir)}"')
     with ours, tempfile.TemporaryFile() as diagnostics:
         child = os.fork()
         if child == 0:
@@ -197,13 +209,10 @@ def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs
     )
 
 
-def _kept_flags(bpf_dir: Path | None) -> list[str]:
-    """Where each kept map is pinned, if it is: an earlier version kept fewer."""
-    pins = {name: None if bpf_dir is None else Path(f"{kept_prefix(bpf_dir)}{name}") for name in KEPT_MAPS}
-    return [
-        f'-DKEPT_{name}="{f":{pin}" if pin is not None and pin.exists() else ""}"'
-        for name, pin in pins.items()
-    ]
+def _kept_flags(bpf_dir: Path) -> list[str]:
+    prefix = kept_prefix(bpf_dir)
+    is_there = all(Path(f"{prefix}{name}").exists() for name in KEPT_MAPS)
+    return [f'-DKEPT_AS="{prefix}"'] if is_there else []
 
 
 def _compile_and_exit(

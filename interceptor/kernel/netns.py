@@ -102,11 +102,7 @@ class NetworkNamespace:
     def cookie(self) -> int:
         """The number by which BPF programs know this namespace; never used twice until the next boot."""
         with self.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                answer = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-            except OSError as error:
-                raise KernelError(f"no SO_NETNS_COOKIE ({error.strerror}): Linux 5.14 is needed") from error
-        return int(struct.unpack("=Q", answer)[0])
+            return cookie_of(probe)
 
     def has_ipv6(self) -> bool:
         """Whether IPv6 works on its loopback: the proxy's own listeners need it there."""
@@ -133,6 +129,15 @@ class NetworkNamespace:
     def has_processes(self) -> bool:
         """Whether any process is inside."""
         return bool(self.processes())
+
+
+def cookie_of(sock: socket.socket) -> int:
+    """The number of the namespace in which a socket was made."""
+    try:
+        answer = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError as error:
+        raise KernelError(f"no SO_NETNS_COOKIE ({error.strerror}): Linux 5.14 is needed") from error
+    return int(struct.unpack("=Q", answer)[0])
 
 
 def link_has_ipv6(link: str) -> bool:

@@ -214,6 +214,31 @@ def test_namespace_that_a_pod_outside_goes_into_waits_all_the_same(
         pod.close()
 
 
+def test_pod_outside_does_not_wait_for_a_node_that_cannot_join_its_authority(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    cluster.api.namespace("plain", {})
+    server = pods(far, "server", namespace="plain", wait=False)
+    serve(server)
+    near.kill()
+    for each in Path(str(near.config["paths"]["state"])).glob("trust*.json"):  # type: ignore[index]
+        each.unlink()  # it does not know any more whom it believed
+    cluster.authority.stop()
+    agent = Program([*near.command(), "agent"], near.files / "joining", near.slot.journal)
+    try:
+        wait_until(lambda: "could not join its authority yet" in agent.stderr, "it cannot join")
+        pod = pods(near, "early", namespace="plain", wait=False)  # as the authority's own may be
+        wait_until(lambda: ask(pod, server.ipv4) == "answered", "it is let go", 15)
+    finally:
+        cluster.authority.start()
+        wait_until(lambda: near.status()["state"] == "ready", "it has joined")
+        near.kill()
+        agent.stop()
+        near.up().check()
+    assert ask(pod, server.ipv4) == "answered"
+
+
 def test_running_pods_are_enrolled_and_withdrawn_by_the_label_of_their_namespace(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:

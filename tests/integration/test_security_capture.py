@@ -440,7 +440,9 @@ def test_only_links_are_pinned_and_the_maps_that_say_what_waits(shared_node: Nod
     """With the other maps at hand, a process could exempt its own sockets."""
     del two
     kept = {Path(f"{kept_prefix(shared_node.bpf_dir)}{name}") for name in KEPT_MAPS}
-    names = {"kept_connected_to", "kept_made_in", "kept_probe_targets", "kept_probe_flows"}
+    names = {
+        f"kept_{name}" for name in ("connected_to", "made_in", "outside", "probe_targets", "probe_flows")
+    }
     assert {path.name for path in kept} == names
     pins = set(shared_node.bpf_dir.iterdir())
     assert pins > kept
