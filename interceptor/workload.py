@@ -7,7 +7,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, 
 from typing import Final, Self
 
 from interceptor.errors import InvalidInput, quoted
-from interceptor.identity.spiffe_id import SpiffeId, validate_name
+from interceptor.identity.spiffe_id import SpiffeId, validate_dotted_name, validate_name
 from interceptor.labels import NO_LABELS, Labels
 
 IPAddress = IPv4Address | IPv6Address
@@ -98,9 +98,9 @@ class WorkloadKey:
     name: str
 
     def __post_init__(self) -> None:
-        """Raise InvalidInput unless both are DNS-1123 labels."""
+        """Raise InvalidInput unless they are a DNS-1123 label and a subdomain, as a pod's ("Object Names and IDs")."""
         validate_name("namespace", self.namespace)
-        validate_name("workload name", self.name)
+        validate_dotted_name("workload name", self.name)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

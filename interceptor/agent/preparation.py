@@ -85,6 +85,10 @@ class Preparation:
     ) -> Workload:
         """What is asked for as a workload; EnrolmentError when it may not have its name, namespace or addresses."""
         key = WorkloadKey(request.namespace, request.name)
+        if request.pod is None and previous is None:
+            validate_name(
+                "workload name", key.name
+            )  # hosts files have it, where a dot would mean a namespace
         account = validate_name("service account", request.service_account)
         identity = SpiffeId(self._config.trust_domain, key.namespace, account)
         self._claims.require_new(key, netns, previous=previous)

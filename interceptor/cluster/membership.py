@@ -58,7 +58,7 @@ _EXPLANATIONS: Final = {
     Why.NAMESPACE_UNKNOWN: "its namespace is not known yet, so neither is whether it shall be in the mesh",
     Why.NO_ADDRESS: "it has no address yet",
     Why.NO_IDENTITY: "it has no service account (a static pod has none), so it can have no identity",
-    Why.NAME_UNSUPPORTED: "its name or its service account's is not supported, use DNS labels of at most 63 characters",
+    Why.NAME_UNSUPPORTED: "its name or its service account's is none that Kubernetes would take, so it can have no identity",
     Why.FINISHED: "it has ended",
     Why.HOST_NETWORK: "it uses its node's network, whose processes cannot be told apart by their namespace",
     Why.NAMESPACE_NOT_LABELLED: f"its namespace has not the label {MESH_LABEL}={ENABLED}",
@@ -101,7 +101,7 @@ def membership(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> Members
         WorkloadKey(pod.head.key.namespace, pod.head.key.name)
         identity = SpiffeId(trust_domain, pod.head.key.namespace, pod.service_account)
     except InvalidInput:
-        return Membership(Standing.OUTSIDE, Why.NAME_UNSUPPORTED)
+        return Membership(Standing.WAITING, Why.NAME_UNSUPPORTED)
     if not pod.addresses or pod.node is None:
         return Membership(Standing.WAITING, Why.NO_ADDRESS, identity)
     if pod.is_deleting:

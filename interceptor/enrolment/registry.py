@@ -140,10 +140,13 @@ class Registry:
         """The /etc/hosts of a workload in `namespace`: `header`, then a line for each address of each workload.
 
         Workloads of its own namespace are reachable as `name` and `name.namespace`, others only as the latter, as in
-        Kubernetes. Link-local addresses are left out: they mean another host on each link.
+        Kubernetes. Link-local addresses are left out: they mean another host on each link; so are names with a dot,
+        which would look like another's in its namespace.
         """
         lines = header.splitlines()
         for workload in self.workloads:
+            if "." in workload.name:
+                continue
             qualified = f"{workload.name}.{workload.namespace}"
             names = f"{workload.name} {qualified}" if workload.namespace == namespace else qualified
             lines += [f"{address} {names}" for address in workload.addresses if not address.is_link_local]

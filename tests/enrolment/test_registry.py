@@ -152,6 +152,11 @@ def test_hosts_file_names_own_namespace_short_and_others_qualified() -> None:
     )
 
 
+def test_hosts_file_leaves_out_names_that_would_look_like_those_of_another_namespace() -> None:
+    registry = registry_of(workload("shop/web.bank", "10.0.0.9"), OTHER_WEB)
+    assert registry.hosts_file("shop", "") == "10.0.0.3 web.bank\n"
+
+
 def test_hosts_file_of_empty_registry_is_the_header() -> None:
     assert Registry.empty().hosts_file("shop", "# header\n") == "# header\n"
 
