@@ -200,6 +200,8 @@ class ClusterSide:
                 found.append(
                     f"probes of the kubelet are treated as any plaintext: {self.keeper.probes.problem}"
                 )
+            if self.keeper.uncaptured is not None:
+                found.append(self.keeper.uncaptured)
             if self.keeper.unguarded is not None:
                 found.append(f"new pods do not wait until they are known: {self.keeper.unguarded}")
         return found

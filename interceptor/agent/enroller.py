@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from interceptor.credentials import Credentials
     from interceptor.kernel.netns import NetworkNamespace
     from interceptor.labels import Labels
-    from interceptor.workload import IPAddress, WorkloadKey
+    from interceptor.workload import IPAddress, IPNetwork, WorkloadKey
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +251,14 @@ class Enroller:
             if enrolled is not None:
                 enrolled.claim = frozenset(claim)
                 self._attendant.refresh_addresses(enrolled)
+
+    async def capture_services(self, networks: frozenset[IPNetwork]) -> None:
+        """Capture what goes to these addresses of services too, and no longer what went to others."""
+        async with self._lock:
+            if networks != self._members.service_networks:
+                self._members.service_networks = networks
+                self._capture.set_prefixes(self._members.captured_networks())
+                self._members.save()
 
     async def withdraw(self, key: WorkloadKey, *, cookie: int | None = None) -> None:
         """Take a workload out: its connections are reset, its network namespace is as it was before.

@@ -84,25 +84,27 @@ class Members:
     enrolled   what is served
     cut_off    what could not be taken over
     pending    written down, and not in either of the above yet: being enrolled, or waiting to be taken over
+    service_networks    of a cluster's services, beyond the mesh's CIDRs: as the last agent knew them, at first
     """
 
     def __init__(self, state_file: StateFile, cidrs: Iterable[IPNetwork]) -> None:
         """`cidrs` are the mesh's."""
         self._state_file = state_file
         self._cidrs = tuple(cidrs)
+        self.service_networks = state_file.load_networks()
         self.enrolled: dict[WorkloadKey, Enrolled] = {}
         self.cut_off: dict[WorkloadKey, CutOff] = {}
         self.pending: dict[WorkloadKey, EnrolledState] = {}
 
     def captured_networks(self, *, without: WorkloadKey | None = None) -> frozenset[IPNetwork]:
-        """The mesh's CIDRs, and every address of every workload, which may lie outside of them."""
+        """The mesh's CIDRs, and every address of every workload and of services, which may lie outside of them."""
         own = {
             ip_network(address)
             for key, enrolled in self.enrolled.items()
             if key != without
             for address in enrolled.workload.addresses
         }
-        return frozenset({*self._cidrs, *own})
+        return frozenset({*self._cidrs, *self.service_networks, *own})
 
     def holder_to_be(self, address: IPAddress, *, besides: WorkloadKey) -> WorkloadKey | None:
         """Who has had an address with the last agent, and is not served by this one (yet)."""
@@ -123,7 +125,7 @@ class Members:
             **{key: cut_off.state for key, cut_off in self.cut_off.items()},
             **{key: enrolled.state for key, enrolled in self.enrolled.items()},
         }
-        self._state_file.save(states.values())
+        self._state_file.save(states.values(), self.service_networks)
 
 
 def remove_run(state: EnrolledState) -> None:

@@ -20,6 +20,7 @@ from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.kernel.pod_namespaces import find_pods_cgroup, namespaces_in, open_pod, pod_cgroups
 from interceptor.node_pods.elsewhere import Elsewhere
 from interceptor.node_pods.pods import pods_of_node
+from interceptor.node_pods.service_addresses import service_networks
 from interceptor.node_pods.steps import Enrol, Held, Readdress, Relabel, Withdraw, steps
 from interceptor.workload import Workload, parse_address
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from interceptor.agent.pod_gate import PodGate
     from interceptor.agent.pod_probes import PodProbes
     from interceptor.agent.state import EnrolledState
+    from interceptor.cluster.cluster import Cluster
     from interceptor.config import Config
     from interceptor.enrolment.registry import Registry
     from interceptor.kernel.netns import NetworkNamespace
@@ -56,6 +58,7 @@ class PodKeeper:
     is_done   whether everything was compared once
     probes    how the kubelet's probes of them are let through
     unguarded why pods of which nothing is known do not wait, None when they do
+    uncaptured which services can be reached without the mesh, None when none can
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class PodKeeper:
         self.trouble: dict[str, str] = {}
         self.is_done = False
         self.unguarded: str | None = None
+        self.uncaptured: str | None = None
+        self._services: tuple[object, object] = (None, None)  # for which everything is captured
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Until cancelled or stopped; connections of the pods are served in `nursery`."""
@@ -115,6 +120,7 @@ class PodKeeper:
             cluster = self._watch.cluster
             if cluster.pods.is_listed and cluster.namespaces.is_listed:
                 try:
+                    await self._capture_services(cluster)
                     await self._compare(nursery)
                     self.probes.declare(self._enroller.enrolled, self.pods)
                     self._guard()
@@ -125,6 +131,21 @@ class PodKeeper:
             with trio.move_on_after(RETRY_SECONDS if self.trouble else IDLE_SECONDS):
                 await self._wake.wait()
             await trio.sleep(GATHER_SECONDS)
+
+    async def _capture_services(self, cluster: Cluster) -> None:
+        """Before anything is enrolled; what the last agent knew of services stays in force until they are listed."""
+        services, namespaces = self._services
+        if not cluster.services.is_listed or (
+            services is cluster.services and namespaces is cluster.namespaces
+        ):
+            return
+        networks, self.uncaptured = service_networks(cluster, self._config.mesh_cidrs)
+        try:
+            await self._enroller.capture_services(networks)
+        except InterceptorError as error:
+            self.uncaptured = f"addresses of services beyond mesh.cidrs are not captured: {error}"
+        else:
+            self._services = cluster.services, cluster.namespaces
 
     async def follow(self) -> None:
         """Let the registry know of the pods of the other nodes, at each change; until cancelled."""

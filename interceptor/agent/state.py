@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from interceptor.workload import IPAddress
+    from interceptor.workload import IPAddress, IPNetwork
 
 _VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -118,12 +119,22 @@ class StateFile:
                 "removes it"
             ) from error
 
-    def save(self, workloads: Iterable[EnrolledState]) -> None:
+    def load_networks(self) -> frozenset[IPNetwork]:
+        """What was captured beside the mesh's own networks; nothing after a reboot, or if that cannot be read."""
+        try:
+            document = json.loads(self.path.read_bytes())
+            texts = document.get("networks", []) if document["boot_id"] == boot_id() else []
+            return frozenset(ip_network(str(text)) for text in texts)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return frozenset()
+
+    def save(self, workloads: Iterable[EnrolledState], networks: Iterable[IPNetwork] = ()) -> None:
         """Replace the file in one step; StateError when it cannot be written."""
         document = {
             "version": _VERSION,
             "boot_id": boot_id(),
             "workloads": [workload.to_dict() for workload in workloads],
+            "networks": sorted(map(str, networks)),
         }
         write_atomically(self.path, json.dumps(document, indent=1).encode())
 

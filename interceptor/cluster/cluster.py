@@ -132,16 +132,17 @@ class Cluster:
         """The pods that are scheduled on a node, by name."""
         return self.pods.find(node)
 
-    def service_at(self, address: IPAddress) -> Service | None:
-        """The service of this address.
+    def service_at(self, address: IPAddress, port: int | None = None) -> Service | None:
+        """The service of this address; with a port, of an external address only one that has it.
 
-        An address that the cluster gave to one service is that one's, whoever claims it as an external one
-        (CVE-2020-8554); of several with one external address it is the first by name.
+        An address that the cluster gave to one service is that one's with all ports, whoever claims it as an external
+        one (CVE-2020-8554). An external one may be a node's, or shared: of several with the port it is the first by name.
         """
         address = normalised_address(address)
         found = self.services.find(address)
         given = [each for each in found if address in each.cluster_addresses]
-        return next(iter((*given, *found)), None)
+        external = [each for each in found if port is None or each.port(port) is not None]
+        return next(iter((*given, *external)), None)
 
     def slices_of(self, each: Service) -> tuple[EndpointSlice, ...]:
         """The endpoint slices of a service."""

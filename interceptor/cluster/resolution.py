@@ -77,7 +77,7 @@ def resolve(
     pod = cluster.pod_at(destination.address)
     if pod is not None:
         return Resolution(Outcome.POD, candidates=(Candidate(destination, pod),))
-    service = cluster.service_at(destination.address)
+    service = cluster.service_at(destination.address, destination.port)
     if service is None or cluster.pods.find(destination.address):  # of several pods it is no service's either
         return Resolution(Outcome.UNTOUCHED)
     port = service.port(destination.port)

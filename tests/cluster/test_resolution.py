@@ -205,6 +205,19 @@ def test_address_that_two_pods_claim_is_no_services_external_one() -> None:
     assert (found.outcome, found.service) == (Outcome.UNTOUCHED, None)
 
 
+def test_external_address_leads_to_the_service_that_has_the_port_and_is_nobodys_for_others() -> None:
+    """It may be a node's, or several services may share one."""
+    second = service("shop/web-2", "10.96.0.8", ports=[{"port": 81}], externalIPs=["203.0.113.1"])
+    second["metadata"]["resourceVersion"] = "101"
+    cluster = shop(*ENDPOINTS).apply(changed(Kind.SERVICE, second))
+    assert led(cluster, "203.0.113.1:80").outcome is Outcome.SERVICE
+    found = led(cluster, "203.0.113.1:81")
+    assert (found.outcome, found.service and found.service.head.key.name) == (Outcome.NO_CANDIDATE, "web-2")
+    other = led(cluster, "203.0.113.1:22")
+    assert (other.outcome, other.service) == (Outcome.UNTOUCHED, None)
+    assert led(cluster, "10.96.0.8:80").outcome is Outcome.NO_SUCH_PORT
+
+
 def test_load_balancer_that_is_to_be_reached_itself_is_not_the_services_address() -> None:
     balanced = service("shop/lb", "10.96.0.7")
     balanced["metadata"]["resourceVersion"] = "101"

@@ -510,6 +510,22 @@ def test_connection_to_a_service_goes_to_a_ready_pod_by_mutual_tls(
     )
 
 
+def test_external_address_of_a_service_leads_to_its_pod_also_beyond_the_meshs_ranges(
+    cluster: Cluster, pods: Callable[..., Pod], service: Callable[..., str]
+) -> None:
+    near, far = cluster.nodes
+    client, server = pods(near, "client"), pods(far, "server")
+    serve(server)
+    inside, outside = service(server), str(cluster.fabric.slot.outside_ipv4[77])
+    cluster.api.put(Kind.SERVICE, api_objects.service("shop/web", inside, externalIPs=[outside]))
+    with encrypted(cluster):
+        wait_until(lambda: ask(client, outside, 80) == "answered", "the address is captured")
+    networks = str(near.run_dir / "workloads.json")
+    assert f"{outside}/32" in Path(networks).read_text()  # from the next agent's first moment on
+    cluster.api.put(Kind.SERVICE, api_objects.service("shop/web", inside))
+    wait_until(lambda: f"{outside}/32" not in Path(networks).read_text(), "it is captured no more")
+
+
 def test_connection_to_a_service_without_a_ready_pod_waits_for_one_and_is_refused_in_the_end(
     cluster: Cluster, pods: Callable[..., Pod], service: Callable[..., str]
 ) -> None:
