@@ -76,7 +76,8 @@ class SharedState:
             before = await self.load()
             if before is None:
                 raise StateError(
-                    f"there is no authority in Secret {self.key}: its replicas make one when they start"
+                    f"there is no authority in Secret {self.key}: put it back from a backup; where there never was one, "
+                    "replicas make it when they start"
                 )
             content, result = await trio.to_thread.run_sync(self._changed, before.content, change, now)
             if content == before.content:

@@ -42,6 +42,7 @@ _WHAT: Final = "saved authority"
 _FILE = re.compile(
     rf"([0-9a-f]{{16}})\.({'|'.join(map(re.escape, (ROOT_KEY, ROOT_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE)))})"
 )
+_NEEDED: Final = (ROOT_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE)
 _HEX = re.compile(r"[0-9a-f]{64}")
 _MOST: Final = 100_000  # entries of a list; the bytes end earlier
 
@@ -108,7 +109,7 @@ def first_rows(saved: Saved) -> Rows:
 
 
 def issuers_of(saved: Saved) -> dict[str, dict[str, bytes]]:
-    """The files of each issuer; raises StateError for what is none."""
+    """The files of each issuer; raises StateError for what is none, and for an issuer that is not whole."""
     found: dict[str, dict[str, bytes]] = {}
     for name, content in saved.items():
         if name == STATE:
@@ -117,6 +118,9 @@ def issuers_of(saved: Saved) -> dict[str, dict[str, bytes]]:
         if parts is None or len(content) > MAX_FILE_BYTES:
             raise _unusable(f"{name[:100]!r} is none of its files")
         found.setdefault(parts[1], {})[parts[2]] = content
+    for issuer, files in found.items():
+        if missing := [f"{issuer}.{name}" for name in _NEEDED if name not in files]:
+            raise _unusable(f"it lacks {', '.join(missing)}")
     return found
 
 

@@ -9,7 +9,12 @@ from interceptor.authority.node_record import NodeRecord
 from interceptor.authority.reports import NodeReport
 from interceptor.authority.rotation import Step
 from interceptor.authority_store import AuthorityStore, without_root_keys
-from interceptor.authority_store.issuer_files import INTERMEDIATE_KEY, ROOT_KEY
+from interceptor.authority_store.issuer_files import (
+    INTERMEDIATE_CERTIFICATE,
+    INTERMEDIATE_KEY,
+    ROOT_CERTIFICATE,
+    ROOT_KEY,
+)
 from interceptor.errors import AuthorityError, StateError
 from interceptor.identity.authority import Authority
 from interceptor.identity.revocation import RevocationKind
@@ -153,6 +158,21 @@ def test_replica_stays_as_it_was_when_what_it_would_follow_is_broken(store, tmp_
         with pytest.raises(StateError):
             replica.adopt(broken(store.saved(), kind))
         assert replica.saved() == before
+
+
+@pytest.mark.parametrize("file", [ROOT_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_CERTIFICATE])
+def test_issuer_of_a_rotation_that_is_not_whole_is_neither_restored_nor_followed(store, tmp_path, file):
+    with restored(tmp_path, without_root_keys(store.saved())) as replica:
+        store.rotate(Step.PREPARE, NOW)
+        replica.adopt(without_root_keys(store.saved()))
+        before, active = replica.saved(), store.head().rotation.active
+        for issuer in {name.partition(".")[0] for name in before if name != "state.json"}:
+            lacking = {name: content for name, content in before.items() if name != f"{issuer}.{file}"}
+            with pytest.raises(StateError, match=rf"lacks {issuer}\.{file}"):
+                replica.adopt(lacking)
+            with pytest.raises(StateError, match="lacks"), restored(tmp_path, lacking, "again"):
+                pass
+        assert (replica.saved(), replica.head().rotation.active) == (before, active)
 
 
 def test_replica_does_not_become_another_trust_domain(store, tmp_path):
