@@ -10,13 +10,22 @@ import click
 from interceptor.cli.output import print_data
 from interceptor.errors import ConfigError, InvalidInput, UsageError
 from interceptor.manifests.everything import everything, json_list, yaml_documents
-from interceptor.manifests.values import PARSERS, Definitions, PullPolicy, Values, field_of, parse_values
+from interceptor.manifests.values import (
+    MAX_CHARACTERS,
+    PARSERS,
+    Definitions,
+    PullPolicy,
+    Values,
+    field_of,
+    parse_values,
+)
 from interceptor.policy.peer_authentication import MtlsMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _DEFAULTS = Values()
+MAX_BYTES = 4 * MAX_CHARACTERS + 1  # what is longer is refused for its characters, also when it never ends
 
 
 def _parsed(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -118,7 +127,8 @@ def manifests(values_file: Path | None, output: str, **options: Any) -> None:  #
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"cannot read {path}: {reason}") from None

@@ -78,7 +78,12 @@ class Values:
     crds: Definitions = Definitions.OMIT
 
     def require_complete(self) -> None:
-        """Raise UsageError when something is left out that has no default."""
+        """Raise UsageError when something is left out that has no default, or two values contradict each other."""
+        if self.pods_cgroup is not None and not self.pods_cgroup.is_relative_to(self.cgroup):
+            raise UsageError(
+                f"--pods-cgroup {self.pods_cgroup} is not below {self.cgroup}, where nodes have cgroup v2: the agent would "
+                "not see it; --cgroup says if that is elsewhere"
+            )
         if not self.mesh_cidrs and self.crds is not Definitions.ONLY:
             raise UsageError(
                 "give the networks of all pods and of services, with --mesh-cidr, such as --mesh-cidr 10.244.0.0/16 "

@@ -109,3 +109,9 @@ def test_file_that_cannot_be_used_is_told_with_its_place(tmp_path: Path) -> None
     result = run("--values", str(tmp_path / "none.yaml"))
     assert isinstance(result.exception, InterceptorError)
     assert "No such file" in str(result.exception)
+
+
+def test_file_of_values_that_never_ends_is_refused():
+    result = run("--values", "/dev/zero")
+    assert isinstance(result.exception, ConfigError)
+    assert "at most 65536 are allowed" in str(result.exception)

@@ -3,6 +3,7 @@
 from ipaddress import ip_network
 from pathlib import Path
 
+from dataclasses import replace
 import pytest
 
 from interceptor.errors import ConfigError, InvalidInput, UsageError
@@ -113,3 +114,12 @@ def test_networks_have_no_default_but_for_definitions():
         Values().require_complete()
     Values(crds=Definitions.ONLY).require_complete()
     Values((ip_network("10.0.0.0/8"),)).require_complete()
+
+
+def test_pods_cgroup_that_the_agent_could_not_see_is_refused():
+    below = Values((ip_network("10.0.0.0/8"),), pods_cgroup=Path("/sys/fs/cgroup/kubepods"))
+    below.require_complete()
+    with pytest.raises(
+        UsageError, match="--pods-cgroup /sys/fs/cgroup/kubepods is not below /sys/fs/cgroup/unified"
+    ):
+        replace(below, cgroup=Path("/sys/fs/cgroup/unified")).require_complete()
