@@ -11,8 +11,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent.parent
 LAB = HERE / "lab"
-# Everything takes a multiple of its usual time on an emulated processor.
-COMMAND_SECONDS, BOOT_SECONDS = 240.0, 600.0
+# How long something may take, at most, before it counts as never: a wait ends when what is waited for is there.
+# Everything takes a multiple of its usual time on an emulated processor, and again beside other work.
+COMMAND_SECONDS, BOOT_SECONDS = 600.0, 1800.0
+INSTALL_SECONDS = 2700.0
 _POLL_SECONDS = 1.0
 
 
@@ -134,7 +136,7 @@ class Script:
         file.close()
         return cls(process, tuple(parts), log)
 
-    def wait(self, name: str, timeout: float) -> Answer:
+    def wait(self, name: str, timeout: float = INSTALL_SECONDS) -> Answer:
         """The answer of one part, when it is there."""
         deadline = time.monotonic() + timeout
         while True:

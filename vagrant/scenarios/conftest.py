@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-UP_SECONDS = 900
+UP_SECONDS = 1800
 FIRST = "node-a"
 ADDRESSES = {FIRST: "192.168.56.11", "node-b": "192.168.56.12"}  # as in the Vagrantfile
 # What explains a failure: of the services, of the kernel, and of agents that were started by hand.
@@ -179,7 +179,7 @@ def installed(boxes: dict[str, Box], logs: Path, pytestconfig: pytest.Config) ->
     for part in ("install", "start"):
         with timed(part):
             for script in scripts:
-                script.wait(part, timeout=900).check()
+                script.wait(part).check()
     return boxes
 
 

@@ -72,7 +72,7 @@ class Mesh:
             f"{CA.format('token create')} --node {node.name} --allow 'ns/*/sa/*' -o json"
         )
         token = json.loads(answer)["token"]
-        node.check(f"echo {token} | interceptor up --join-token-file -", timeout=330)
+        node.check(f"echo {token} | interceptor up --join-token-file -")
 
     @contextmanager
     def recorded(self, node: Box) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Mesh:
 
 def _configure(node: Box, other: Box) -> None:
     """A network for each host, a route to the other's."""
-    node.check("systemctl stop interceptor web client || true; interceptor down", timeout=300)
+    node.check("systemctl stop interceptor web client || true; interceptor down")
     number, others = NUMBERS[node.name], NUMBERS[other.name]
     text = CONFIG.format(name=node.name, number=number, authority=AUTHORITY)
     node.write("/etc/interceptor/config.yaml", text)

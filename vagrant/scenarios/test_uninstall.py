@@ -23,7 +23,7 @@ PATHS = (
 @pytest.mark.parametrize("name", ["node-a", "node-b"])
 def test_uninstall_leaves_nothing(installed: dict[str, Box], name: str) -> None:
     node = installed[name]
-    node.check("make uninstall PURGE=1", timeout=300)
+    node.check("make uninstall PURGE=1")
     found = node.run(f"ls -d {' '.join(PATHS)}").output
     assert found.count("No such file or directory") == len(PATHS), found
     assert node.run("ip link show interceptor0").status != 0

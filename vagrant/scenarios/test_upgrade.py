@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vagrant.scenarios.box import HERE
+from vagrant.scenarios.box import HERE, INSTALL_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ def install_before(node: Box, wheel: Path) -> None:
         "kill $(interceptor status -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"pid\"])')"
     )
     node.wait_for("! test -e /run/interceptor/admin.sock || ! interceptor status")
-    node.check("systemctl reset-failed interceptor; systemctl start interceptor", timeout=330)
+    node.check("systemctl reset-failed interceptor; systemctl start interceptor")
 
 
 def test_node_with_the_version_before_is_upgraded_while_traffic_goes_on(
@@ -82,7 +82,7 @@ def test_node_with_the_version_before_is_upgraded_while_traffic_goes_on(
         )
         assert "other way" in node_b.wait_for(ASK)
         node_a.check("systemctl stop web-a")
-        node_b.check("make install", timeout=900)
+        node_b.check("make install", timeout=INSTALL_SECONDS)
         assert node_b.check(INSTALLED) == new
-        node_b.check("systemctl restart interceptor", timeout=330)
+        node_b.check("systemctl restart interceptor")
         mesh.traffic.wait()
