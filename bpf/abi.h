@@ -38,6 +38,7 @@
 #define MAX_WAITING 4096
 #define MAX_PROBE_TARGETS 16384
 #define MAX_PROBE_FLOWS 4096
+#define MAX_RELAYED 65536
 
 /* How a held connection is tried again.  The first wait is in the kernel's
  * ticks, of which a second has 100 to 1000: from 50 ms to half a second. */
@@ -68,7 +69,8 @@
 #define COUNTER_HELD_ARRIVALS 11
 #define COUNTER_PASSED_PROBES 12
 #define COUNTER_REFUSED_PROBES 13
-#define COUNTER_COUNT 14
+#define COUNTER_REFUSED_DISGUISED 14
+#define COUNTER_COUNT 15
 
 /* Key of `captured_prefixes` (LPM trie): where captured connections go. */
 struct prefix {
@@ -134,8 +136,8 @@ struct probe_target {
 	__u8 padding[6];
 };
 
-/* Key of `probe_flows`: a probe whose handshake is under way. */
-struct probe_flow {
+/* Key of `probe_flows`, a probe whose handshake is under way, and of `relayed`. */
+struct ends {
 	__u8 client_address[16];
 	__u8 target_address[16];
 	__u16 client_port; /* host order */

@@ -37,6 +37,32 @@ static __always_inline void remote_end(struct bpf_sock_ops *ops, struct flow *fl
 		address_from_words(flow->client_address, a, b, c, d);
 }
 
+/* Both ends of a connection that is begun here. */
+static __always_inline void both_ends(struct bpf_sock_ops *ops, struct ends *ends)
+{
+	struct flow end = {};
+
+	local_end(ops, &end);
+	__builtin_memcpy(ends->client_address, end.client_address, 16);
+	ends->client_port = end.client_port;
+	remote_end(ops, &end);
+	__builtin_memcpy(ends->target_address, end.client_address, 16);
+	ends->target_port = end.client_port;
+}
+
+/* The same of one that was accepted here. */
+static __always_inline void both_ends_of_accepted(struct bpf_sock_ops *ops, struct ends *ends)
+{
+	struct flow end = {};
+
+	remote_end(ops, &end);
+	__builtin_memcpy(ends->client_address, end.client_address, 16);
+	ends->client_port = end.client_port;
+	local_end(ops, &end);
+	__builtin_memcpy(ends->target_address, end.client_address, 16);
+	ends->target_port = end.client_port;
+}
+
 static __always_inline void end_of_socket(struct bpf_sock *sk, struct flow *flow)
 {
 	__u32 family = sk->family, ipv4 = sk->src_ip4;
@@ -73,6 +99,14 @@ static __always_inline void local_address(struct bpf_sk_lookup *ctx, __u8 *addre
 		address_from_ipv4(address, ipv4);
 	else
 		address_from_words(address, a, b, c, d);
+}
+
+static __always_inline void arriving_ends(struct bpf_sk_lookup *ctx, struct address *remote, struct ends *ends)
+{
+	__builtin_memcpy(ends->client_address, remote->bytes, 16);
+	ends->client_port = bpf_ntohs(ctx->remote_port);
+	local_address(ctx, ends->target_address);
+	ends->target_port = ctx->local_port;
 }
 
 #endif

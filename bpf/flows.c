@@ -69,16 +69,22 @@ int track_flows(struct bpf_sock_ops *ops)
 		return PROCEED;
 	if (ops->op == BPF_SOCK_OPS_TIMEOUT_INIT)
 		return answer_first_timeout(ops, sk);
-	flow.netns_cookie = bpf_get_netns_cookie(ops);
+	flow.netns_cookie = namespace_of_socket(ops, sk);
 	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-		if (ops->remote_port == bpf_htonl(OUTBOUND_PORT))
+		if (is_relay(sk))
+			relay_begins(ops);
+		else if (ops->remote_port == bpf_htonl(OUTBOUND_PORT) && flow.netns_cookie != STRANGERS)
 			flow_begins(ops, sk, &flow);
 	} else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		if (ops->local_port == OUTBOUND_PORT)
+		if (ops->local_port == OUTBOUND_PORT && flow.netns_cookie != STRANGERS)
 			flow_accepted(ops, sk, &flow);
-		else if (sk->mark == RETURN_PATH_MARK && workloads.lookup(&flow.netns_cookie))
+		else if (sk->mark == RETURN_PATH_MARK && is_of_relay(ops, flow.netns_cookie))
 			keep_on_loopback(ops);
 	} else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE) {
+		if (is_relay(sk)) {
+			relay_ended(ops);
+			return PROCEED;
+		}
 		/* Only captured sockets ask for this; it may not have got through. */
 		local_end(ops, &flow);
 		pending_flows.delete(&flow);

@@ -8,12 +8,12 @@ int steer_inbound(struct bpf_sk_lookup *ctx)
 
 	if (ctx->protocol != PROTOCOL_TCP)
 		return SK_PASS; /* UDP is not the mesh's */
-	if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
-		return SK_PASS; /* the workload with itself, or the proxy to the application */
+	remote_address(ctx, remote.bytes);
+	if (is_from_within(ctx, &remote))
+		return SK_PASS;
 	/* IPv6 names the link that has the address although the packet came over
 	 * loopback.  Nobody outside can connect from one of our own addresses: the
 	 * answer would never leave. */
-	remote_address(ctx, remote.bytes);
 	if (local_addresses.lookup(&remote))
 		return SK_PASS;
 	is_tunnel = ctx->local_port == INBOUND_TUNNEL_PORT;

@@ -23,8 +23,8 @@
  * Whatever goes wrong refuses the connection: nothing here lets one through
  * unchanged once it is known to be captured.
  *
- * The files are compiled as one, in this order: maps.c, outbound.c, flows.c,
- * guard.c, probes.c, inbound.c.
+ * The files are compiled as one, in this order: maps.c, older.c, outbound.c,
+ * flows.c, guard.c, probes.c, inbound.c.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in6.h>
@@ -90,7 +90,7 @@ BPF_ARRAY(this_namespace, __u64, 1);
 /* Where the kubelet may connect to. */
 BPF_HASH(probe_targets, struct probe_target, __u8, MAX_PROBE_TARGETS);
 /* Probes that the kubelet's processes have begun, until they are answered. */
-BPF_TABLE("lru_hash", struct probe_flow, __u8, probe_flows, MAX_PROBE_FLOWS);
+BPF_TABLE("lru_hash", struct ends, __u8, probe_flows, MAX_PROBE_FLOWS);
 BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
 
 /* bcc knows no socket lookup on a sockmap; declared by hand it compiles. */

@@ -25,6 +25,7 @@
 #define STATE_LISTEN 10
 #define LOOPBACK_IFINDEX 1
 #define PAGE_BYTES 4096
+#define ETHER_TYPE_IPV4 0x0800
 
 /* As in uapi/linux/in.h.  That header, like linux/bpf.h without uapi, draws in
  * headers of the kernel's inside: compiling them takes four times as long as

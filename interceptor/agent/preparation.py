@@ -65,6 +65,7 @@ class Preparation:
         self._capture.set_prefixes(self._members.captured_networks())
         if previous is None:
             undo.callback(self._capture.withdraw, cookie)
+        self._capture.note_listeners(cookie, listeners[OUTBOUND_PORT])
         self._capture.enrol(
             netns,
             cookie,

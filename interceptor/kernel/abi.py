@@ -34,6 +34,7 @@ MAX_OUTSIDE = 16384
 MAX_WAITING = 4096
 MAX_PROBE_TARGETS = 16384
 MAX_PROBE_FLOWS = 4096
+MAX_RELAYED = 65536
 
 HELD_FIRST_RETRY_TICKS = 50
 HELD_LONGEST_RETRY_MS = 1000
@@ -69,6 +70,7 @@ class Counter(IntEnum):
     HELD_ARRIVALS = 11
     PASSED_PROBES = 12
     REFUSED_PROBES = 13
+    REFUSED_DISGUISED = 14
 
 
 class Prefix(ctypes.Structure):
@@ -149,8 +151,8 @@ class ProbeTarget(ctypes.Structure):
     )
 
 
-class ProbeFlow(ctypes.Structure):
-    """Mirrors `struct probe_flow`, the key of `probe_flows`."""
+class Ends(ctypes.Structure):
+    """Mirrors `struct ends`, the key of `probe_flows` and `relayed`."""
 
     _fields_ = (
         ("client_address", ctypes.c_uint8 * 16),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from interceptor.errors import KernelError
+from interceptor.kernel.older import OLDER_MAPS, OLDER_PROGRAMS, is_older_kernel, lift_memory_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 _MESSAGE_BYTES = 65536  # steer_inbound in hexadecimal is 1.3 KB
 
 # One translation unit, in this order: bcc rewrites the map calls of the main file only.
-SOURCES = ("maps.c", "outbound.c", "flows.c", "guard.c", "probes.c", "inbound.c")
+SOURCES = ("maps.c", "older.c", "outbound.c", "flows.c", "guard.c", "probes.c", "inbound.c")
 _MAPS = (
     "workloads",
     "captured_prefixes",
@@ -45,10 +46,8 @@ _MAPS = (
     "probe_targets",
     "probe_flows",
 )
-KEPT_MAPS = (
-    "connected_to",
-    "made_in",
-)  # they outlive the programs: pinned, and used again by the next agent's
+# They outlive the programs: pinned, and used again by the next agent's.
+_KEPT_MAPS = ("connected_to", "made_in")
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "connect_ipv4": (18, 10),
@@ -72,6 +71,7 @@ GUARD_PROGRAMS: Mapping[str, tuple[int, int]] = {
 # For the kubelet's cgroup.
 PROBE_PROGRAMS: Mapping[str, tuple[int, int]] = {"track_probes": (13, 3)}
 LOADED_PROGRAMS: Mapping[str, tuple[int, int]] = {**CGROUP_PROGRAMS, **GUARD_PROGRAMS, **PROBE_PROGRAMS}
+ALL_PROGRAMS: Mapping[str, tuple[int, int]] = {**OLDER_PROGRAMS, **LOADED_PROGRAMS}
 # Loaded anew for each network namespace, with maps of its own.
 _NAMESPACE_PROGRAMS: Mapping[str, tuple[int, int]] = {"steer_inbound": (30, 36), "steer_held": (30, 36)}
 _LOAD_MAP_BY_FD = (0x18, 1)  # BPF_LD | BPF_IMM | BPF_DW with BPF_PSEUDO_MAP_FD as source register
@@ -94,12 +94,44 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """What the programs are compiled to: `is_older` with what kernels before Linux 5.17 need."""
+
+    is_older: bool
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names, in the order of the file descriptors."""
+        return (*_MAPS, *OLDER_MAPS) if self.is_older else _MAPS
+
+    @property
+    def kept_maps(self) -> tuple[str, ...]:
+        """Those of them that outlive the programs."""
+        return (*_KEPT_MAPS, *OLDER_MAPS) if self.is_older else _KEPT_MAPS
+
+    @property
+    def programs(self) -> Mapping[str, tuple[int, int]]:
+        """Function -> (program type, attach type)."""
+        return ALL_PROGRAMS if self.is_older else LOADED_PROGRAMS
+
+    def flags(self, bpf_dir: Path | None) -> list[str]:
+        """For the compiler; the kept maps of an earlier agent are used again if they are all in `bpf_dir`."""
+        older = ["-DOLDER_KERNEL"] if self.is_older else []
+        if bpf_dir is None:
+            return older
+        prefix = kept_prefix(bpf_dir)
+        is_there = all(Path(f"{prefix}{name}").exists() for name in self.kept_maps)
+        return [*older, f'-DKEPT_AS="{prefix}"'] if is_there else older
+
+
+@dataclass(frozen=True, slots=True)
 class Programs:
     """What was loaded: map and program file descriptors, and what is to be loaded per namespace."""
 
     maps: Mapping[str, int]
     programs: Mapping[str, int]
     templates: Mapping[str, Template]
+    kept_maps: tuple[str, ...]
 
     def instructions(self, name: str, maps: Mapping[str, int]) -> bytes:
         """A namespace's program with other maps: `maps` overrides file descriptors by map name."""
@@ -159,11 +191,14 @@ def kept_prefix(bpf_dir: Path) -> Path:
     return bpf_dir / "kept_"
 
 
-def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs:
+def load_programs(
+    headers: Path | None, bpf_dir: Path | None = None, *, is_older: bool | None = None
+) -> Programs:
     """Compile and load everything; nothing is attached yet.
 
     `headers` is a kernel header tree, None when bcc finds its own.  The kept
     maps of an earlier agent are taken from `bpf_dir` when they are there.
+    `is_older` says what this kernel is, unless it is to be asked.
     KernelError says in one line what the compiler or the verifier did not accept.
 
     A child process does it and sends the file descriptors back: the compiler
@@ -171,14 +206,17 @@ def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs
     then one error message.  Call it before there are threads.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    flags = [] if bpf_dir is None else _kept_flags(bpf_dir)
+    variant = Variant(is_older_kernel() if is_older is None else is_older)
+    lift_memory_limit()
     with ours, tempfile.TemporaryFile() as diagnostics:
         child = os.fork()
         if child == 0:
-            _compile_and_exit(theirs, diagnostics.fileno(), headers, flags)
+            _compile_and_exit(theirs, diagnostics.fileno(), headers, variant, variant.flags(bpf_dir))
         theirs.close()
         try:
-            message, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, len(_MAPS) + len(LOADED_PROGRAMS))
+            message, fds, _, _ = socket.recv_fds(
+                ours, _MESSAGE_BYTES, len(variant.maps) + len(variant.programs)
+            )
         finally:
             _, status = os.waitpid(child, 0)
         diagnostics.seek(0)
@@ -190,23 +228,18 @@ def load_programs(headers: Path | None, bpf_dir: Path | None = None) -> Programs
         if "error" in answer:
             raise KernelError(_explain(answer["error"], diagnostics.read().decode(errors="replace")))
     return Programs(
-        maps=dict(zip(_MAPS, fds, strict=False)),
-        programs=dict(zip(LOADED_PROGRAMS, fds[len(_MAPS) :], strict=True)),
+        maps=dict(zip(variant.maps, fds, strict=False)),
+        programs=dict(zip(variant.programs, fds[len(variant.maps) :], strict=True)),
         templates={
             name: Template(bytes.fromhex(code), tuple(Relocation(*relocation) for relocation in relocations))
             for name, (code, relocations) in answer.items()
         },
+        kept_maps=variant.kept_maps,
     )
 
 
-def _kept_flags(bpf_dir: Path) -> list[str]:
-    prefix = kept_prefix(bpf_dir)
-    is_there = all(Path(f"{prefix}{name}").exists() for name in KEPT_MAPS)
-    return [f'-DKEPT_AS="{prefix}"'] if is_there else []
-
-
 def _compile_and_exit(
-    channel: socket.socket, diagnostics_fd: int, headers: Path | None, flags: list[str]
+    channel: socket.socket, diagnostics_fd: int, headers: Path | None, variant: Variant, flags: list[str]
 ) -> NoReturn:
     # clang and the verifier write to file descriptors 1 and 2 themselves: dozens
     # of lines that are for us, not for the person at the terminal.
@@ -217,8 +250,8 @@ def _compile_and_exit(
     try:
         if headers is not None:
             os.environ["BCC_KERNEL_SOURCE"] = str(headers)
-        fds, codes = _compile(import_bcc(), source_directory(), flags)
-        names = dict(zip(fds, _MAPS, strict=False))
+        fds, codes = _compile(import_bcc(), source_directory(), variant, flags)
+        names = dict(zip(fds, variant.maps, strict=False))
         answer = {
             name: (code.hex(), [(each.offset, each.map_name) for each in _relocations(code, names)])
             for name, code in codes.items()
@@ -235,18 +268,19 @@ def _compile_and_exit(
 def _compile(
     bcc: Any,  # noqa: ANN401 - bcc ships no types
     source: Path,
+    variant: Variant,
     flags: list[str],
 ) -> tuple[list[int], dict[str, bytes]]:
     module = bcc.BPF(text=source_text(source), cflags=[f"-I{source}", *flags])
     programs = [
         module.load_func(name.encode(), program_type, attach_type=attach_type).fd
-        for name, (program_type, attach_type) in LOADED_PROGRAMS.items()
+        for name, (program_type, attach_type) in variant.programs.items()
     ]
     codes = {}
     for name, (program_type, attach_type) in _NAMESPACE_PROGRAMS.items():
         module.load_func(name.encode(), program_type, attach_type=attach_type)
         codes[name] = module.dump_func(name.encode())
-    maps = [bcc.lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
+    maps = [bcc.lib.bpf_table_fd(module.module, name.encode()) for name in variant.maps]
     return maps + programs, codes
 
 

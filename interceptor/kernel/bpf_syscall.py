@@ -22,7 +22,7 @@ ATTACH_SK_LOOKUP = 36
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _LINK_CREATE, _LINK_UPDATE = 5, 6, 7, 28, 29
-_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY = 13, 15, 16
+_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY, _LINK_DETACH = 13, 15, 16, 34
 
 _QUERIED_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS
 _PROGRAM_INFO_BYTES, _PROGRAM_NAME = 80, slice(64, 80)  # struct bpf_prog_info up to and with `name`
@@ -152,6 +152,11 @@ def create_link(program_fd: int, target_fd: int, attach_type: int) -> int:
 def update_link(link_fd: int, program_fd: int) -> None:
     """Replace a link's program in one step; ENOLINK when what it was attached to is gone."""
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
+
+
+def detach_link(link_fd: int) -> None:
+    """Detach at once, whoever else has the link."""
+    _bpf(_LINK_DETACH, struct.pack("=I", link_fd))
 
 
 def attached_programs(cgroup_fd: int, attach_type: int) -> tuple[tuple[int, ...], int]:

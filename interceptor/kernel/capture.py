@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
 from interceptor.kernel.bpf_program import CGROUP_PROGRAMS
-from interceptor.kernel.pinned import attach_pinned, keep_maps, release_pins
+from interceptor.kernel.older import OLDER_PROGRAMS, is_older_kernel, note_namespace
+from interceptor.kernel.pinned import attach_pinned, keep_maps, release_pins, remove_pinned
 
 if TYPE_CHECKING:
     import socket
@@ -48,16 +49,18 @@ def pinned_inbound(bpf_dir: Path) -> dict[int, Path]:
 
 def is_attached(bpf_dir: Path) -> bool:
     """Whether every cgroup program is attached (its link is pinned)."""
-    return all((bpf_dir / name).exists() for name in CGROUP_PROGRAMS)
+    names = (*OLDER_PROGRAMS, *CGROUP_PROGRAMS) if is_older_kernel() else CGROUP_PROGRAMS
+    return all((bpf_dir / name).exists() for name in names)
 
 
 def release(bpf_dir: Path) -> int:
     """Detach every program by removing our pins; returns how many there were.  Other files there stay."""
     inbound = pinned_inbound(bpf_dir).values()
-    # Inbound last: until it is gone, what arrives is still refused.
-    pins = [path for path in (*(bpf_dir / name for name in CGROUP_PROGRAMS), *inbound) if path.exists()]
+    # Inbound last, and then what guards it: until it is gone, what arrives is still refused.
+    cgroup, guard = ([bpf_dir / name for name in names] for names in (CGROUP_PROGRAMS, OLDER_PROGRAMS))
+    pins = [path for path in (*cgroup, *inbound, *guard) if path.exists()]
     for path in pins:
-        path.unlink()
+        remove_pinned(path)
     release_pins(bpf_dir)
     if bpf_dir.is_dir() and not any(bpf_dir.iterdir()):
         bpf_dir.rmdir()
@@ -88,8 +91,9 @@ class Capture:
             ) from error
         try:
             keep_maps(self._programs, self._bpf_dir)
-            for name, (_, attach_type) in CGROUP_PROGRAMS.items():
-                attach_pinned(self._bpf_dir / name, self._programs.programs[name], cgroup_fd, attach_type)
+            for name, (_, attach_type) in {**OLDER_PROGRAMS, **CGROUP_PROGRAMS}.items():
+                if (program := self._programs.programs.get(name)) is not None:
+                    attach_pinned(self._bpf_dir / name, program, cgroup_fd, attach_type)
         except OSError as error:
             if not any((self._bpf_dir / name).exists() for name in CGROUP_PROGRAMS):
                 release_pins(self._bpf_dir)  # no program uses the kept maps
@@ -143,6 +147,13 @@ class Capture:
         except OSError as error:
             if error.errno == errno.E2BIG:
                 raise _full("workloads or own_addresses", abi.MAX_WORKLOADS, error) from error
+            raise KernelError(f"cannot capture the network namespace ({error.strerror})") from error
+
+    def note_listeners(self, cookie: int, listeners: Iterable[socket.socket]) -> None:
+        """Tell the programs which listeners wait for what the namespace connects to; before `enrol`."""
+        try:
+            note_namespace(self._maps, cookie, listeners)
+        except OSError as error:
             raise KernelError(f"cannot capture the network namespace ({error.strerror})") from error
 
     def hold(self, cookie: int, *, everything: bool = False) -> None:
@@ -211,7 +222,7 @@ class Capture:
         self._entries.pop(cookie, None)
         for address in self._own_addresses.pop(cookie, ()):
             bpf_syscall.map_delete(self._maps["own_addresses"], bytes(abi.own_address_key(cookie, address)))
-        self._inbound_path(cookie).unlink(missing_ok=True)
+        remove_pinned(self._inbound_path(cookie))
         self._forget_local_map(cookie)
 
     def forget_others(self, cookies: Iterable[int]) -> None:
@@ -219,7 +230,7 @@ class Capture:
         known = set(cookies)
         for cookie, path in pinned_inbound(self._bpf_dir).items():
             if cookie not in known:
-                path.unlink()
+                remove_pinned(path)
 
     def exempt(self, sock: socket.socket) -> None:
         """Mark a socket of the proxy itself: its connections are not captured."""

@@ -20,7 +20,8 @@ from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.bpf_program import GUARD_PROGRAMS
-from interceptor.kernel.pinned import GUARD, HELD, attach_pinned, keep_maps
+from interceptor.kernel.older import note_namespace
+from interceptor.kernel.pinned import GUARD, HELD, attach_pinned, keep_maps, remove_pinned
 
 if TYPE_CHECKING:
     import socket
@@ -99,7 +100,7 @@ class Hold:
             attach_pinned(path, self._programs.programs[name], fd, attach_type)
         # Those that send to the proxy go before those that drop.
         for path in sorted(self._guard_pins() - wanted.keys(), key=lambda pin: "connect" not in pin.name):
-            path.unlink()
+            remove_pinned(path)
 
     def is_guarding(self) -> bool:
         """Whether something may be held: a guard is pinned, ours or that of the last agent."""
@@ -132,7 +133,7 @@ class Hold:
         kept = {self._own_cookie, *cookies}
         for path in self._bpf_dir.glob(f"{HELD}*"):
             if int(path.name.removeprefix(HELD), 16) not in kept:
-                path.unlink()  # the last agent did not come to it
+                remove_pinned(path)  # the last agent did not come to it
         for key in bpf_syscall.map_keys(self._maps["outside"], _COOKIE.size):
             if _COOKIE.unpack(key)[0] not in kept:
                 bpf_syscall.map_delete(self._maps["outside"], key)
@@ -172,6 +173,7 @@ class Hold:
             fds.append(sockmap)
             for slot, listener in listeners.items():
                 bpf_syscall.map_update(sockmap, struct.pack("=I", slot), struct.pack("=I", listener.fileno()))
+            note_namespace(self._maps, cookie, listeners.values())
             itself = bpf_syscall.create_map(bpf_syscall.MAP_TYPE_ARRAY, 4, _COOKIE.size, 1, "this_namespace")
             fds.append(itself)
             bpf_syscall.map_update(itself, struct.pack("=I", 0), _COOKIE.pack(cookie))
@@ -195,7 +197,7 @@ class Hold:
 
     def stop_steering(self, cookie: int) -> None:
         """Undo `steer_held`; what is held then is refused, none there is no error."""
-        self._held_path(cookie).unlink(missing_ok=True)
+        remove_pinned(self._held_path(cookie))
 
     def _is_known(self, key: bytes) -> bool:
         return (

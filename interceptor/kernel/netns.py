@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from interceptor.errors import EnrolmentError, KernelError, quoted
+from interceptor.kernel.netns_cookie import observed_cookie
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,8 +105,8 @@ class NetworkNamespace:
         with self.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 answer = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-            except OSError as error:
-                raise KernelError(f"no SO_NETNS_COOKIE ({error.strerror}): Linux 5.14 is needed") from error
+            except OSError:  # before Linux 5.14
+                return observed_cookie(lambda: self.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
         return int(struct.unpack("=Q", answer)[0])
 
     def has_ipv6(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.kernel import bpf_syscall
-from interceptor.kernel.bpf_program import KEPT_MAPS, kept_prefix
+from interceptor.kernel.bpf_program import kept_prefix
 
 if TYPE_CHECKING:
     from interceptor.kernel.bpf_program import Programs
@@ -41,7 +42,7 @@ def attach_pinned(path: Path, program_fd: int, target_fd: int, attach_type: int)
 
 def keep_maps(programs: Programs, bpf_dir: Path) -> None:
     """Pin the maps that the next agent's programs are to use again (see `load_programs`)."""
-    for name in KEPT_MAPS:
+    for name in programs.kept_maps:
         path = Path(f"{kept_prefix(bpf_dir)}{name}")
         if path.exists():
             pinned = bpf_syscall.open_pinned(path)
@@ -52,6 +53,22 @@ def keep_maps(programs: Programs, bpf_dir: Path) -> None:
                 os.close(pinned)
             path.unlink()
         bpf_syscall.pin(programs.maps[name], path)
+
+
+def remove_pinned(path: Path) -> None:
+    """Detach a link and remove its pin; none there is no error.
+
+    To remove the pin would do, too, but only a moment later (seen on Linux 5.10).
+    """
+    if not path.exists():
+        return
+    link = bpf_syscall.open_pinned(path)
+    try:
+        with contextlib.suppress(OSError):  # what it was attached to may be gone
+            bpf_syscall.detach_link(link)
+    finally:
+        os.close(link)
+    path.unlink()
 
 
 def release_pins(bpf_dir: Path) -> None:

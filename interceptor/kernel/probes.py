@@ -14,7 +14,7 @@ from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.bpf_program import PROBE_PROGRAMS
-from interceptor.kernel.pinned import PROBES, attach_pinned
+from interceptor.kernel.pinned import PROBES, attach_pinned, remove_pinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,7 +114,7 @@ class Probes:
     def _forget_others(self, identifier: int | None) -> None:
         kept = {self._path(name, identifier) for name in PROBE_PROGRAMS} if identifier is not None else set()
         for path in set(self._bpf_dir.glob(f"{PROBES}*")) - kept:
-            path.unlink()
+            remove_pinned(path)
         self._recognised = identifier
 
     def _key(self, address: IPAddress, port: int) -> bytes:

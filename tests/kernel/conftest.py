@@ -21,6 +21,7 @@ from tests.harness.process import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from interceptor.kernel.bpf_program import Programs
 
@@ -37,22 +38,30 @@ def _swept_namespaces() -> None:
 
 
 @pytest.fixture(scope="module")
-def programs(bpf_file_system: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+def load(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Path | None], Programs]:
+    """Compiles and loads, with the kept maps of a directory; in a module with IS_OLDER, what older kernels need."""
     headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
-    programs = load_programs(headers.path)
+    is_older = getattr(request.module, "IS_OLDER", None)
+    return lambda bpf_dir: load_programs(headers.path, bpf_dir, is_older=is_older)
+
+
+@pytest.fixture(scope="module")
+def programs(bpf_file_system: None, load: Callable[[Path | None], Programs]) -> Iterator[Programs]:
+    programs = load(None)
     yield programs
     with contextlib.suppress(OSError):
         programs.close()
 
 
 @pytest.fixture(scope="module")
-def next_programs(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+def next_programs(programs: Programs, load: Callable[[Path | None], Programs]) -> Iterator[Programs]:
     """Those of the agent that comes after the one that loaded `programs`."""
     bpf_dir = BPFFS / f"itest-next-{os.getpid()}"
     bpf_dir.mkdir(mode=0o700)
     keep_maps(programs, bpf_dir)
-    headers = find_headers(None, platform.release(), tmp_path_factory.mktemp("headers"))
-    following = load_programs(headers.path, bpf_dir)
+    following = load(bpf_dir)
     capture.release(bpf_dir)
     yield following
     following.close()

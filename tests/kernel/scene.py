@@ -63,10 +63,13 @@ class Scene:
         sock.settimeout(DEADLINE_SECONDS)
         return sock
 
-    def listen(self, namespace: NetworkNamespace, address: str, port: int = 0) -> socket.socket:
+    def listen(
+        self, namespace: NetworkNamespace, address: str, port: int = 0, *, both: bool = False
+    ) -> socket.socket:
+        """With `both` an IPv6 socket takes IPv4 connections, too."""
         sock = self.socket(namespace, socket.AF_INET6 if ":" in address else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if ":" in address:
+        if ":" in address and not both:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
         sock.listen(128)
@@ -86,6 +89,7 @@ class Scene:
         for family, loopback in LOOPBACK.items():
             number = 4 if family == socket.AF_INET else 6
             self.outbound[family] = self.listen(self.workload, loopback, OUTBOUND_PORT)
+            self.capture.note_listeners(self.cookie, [self.outbound[family]])
             plaintext = self.listen(self.workload, loopback, INBOUND_PLAINTEXT_PORT)
             tunnel = self.listen(self.workload, loopback, INBOUND_TUNNEL_PORT)
             self.inbound[ListenerSlot[f"PLAINTEXT_IPV{number}"]] = plaintext

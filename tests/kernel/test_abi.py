@@ -32,7 +32,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "connection": abi.Connection,
     "newcomer": abi.Newcomer,
     "probe_target": abi.ProbeTarget,
-    "probe_flow": abi.ProbeFlow,
+    "ends": abi.Ends,
 }
 _WIDTHS = {"__u8": 1, "__u16": 2, "__u32": 4, "__u64": 8}
 
@@ -100,7 +100,7 @@ def test_header_and_mirror_agree_in_everything(tmp_path: Path) -> None:
     [
         ("#define ABI_VERSION 2", "#define ABI_VERSION 3"),
         ("#define MAX_PENDING_FLOWS 65536", "#define MAX_PENDING_FLOWS 65537"),
-        ("#define COUNTER_COUNT 14", "#define COUNTER_COUNT 15\n#define COUNTER_NEW 14"),
+        ("#define COUNTER_COUNT 15", "#define COUNTER_COUNT 16\n#define COUNTER_NEW 15"),
         ("#define LISTENER_TUNNEL_IPV4 2", "#define LISTENER_TUNNEL_IPV4 3"),
         ("\t__u16 client_port; /* host order */\n\t__u8", "\t__u32 client_port;\n\t__u8"),
         (

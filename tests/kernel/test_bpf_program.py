@@ -205,7 +205,7 @@ def test_error_without_diagnostics_is_shown_itself(fake_bcc: Callable[[str], Non
 def test_instructions_get_the_maps_of_their_namespace() -> None:
     load = struct.pack("<BBhi", 0x18, 0x11, 0, 7) + bytes(8)
     template = Template(load + load, (Relocation(0, "a"), Relocation(16, "b")))
-    programs = Programs({"a": 7, "b": 8}, {}, {"steer": template})
+    programs = Programs({"a": 7, "b": 8}, {}, {"steer": template}, ())
     code = programs.instructions("steer", {"b": 99})
     assert [struct.unpack_from("<i", code, offset + 4)[0] for offset in (0, 16)] == [7, 99]
     assert programs.templates["steer"].code == load + load

@@ -60,7 +60,7 @@ class Pod(Scene):
         assert accepted.getpeername()[:2] == client.getsockname()[:2]
 
     def flows(self) -> list[bytes]:
-        return bpf_syscall.map_keys(self.capture._maps["probe_flows"], len(bytes(abi.ProbeFlow())))
+        return bpf_syscall.map_keys(self.capture._maps["probe_flows"], len(bytes(abi.Ends())))
 
     def declare(self, *ports: int) -> None:
         assert self.probes is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel import abi, bpf_syscall
 from interceptor.kernel import netns as kernel_netns
-from interceptor.kernel.bpf_program import LOADED_PROGRAMS
+from interceptor.kernel.bpf_program import ALL_PROGRAMS
 from interceptor.kernel.preflight.finding import failure, ok, warning
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI
 _NAME_CHARACTERS = 15  # BPF_OBJ_NAME_LEN without the NUL
-_OURS = frozenset(name[:_NAME_CHARACTERS] for name in LOADED_PROGRAMS)
+_OURS = frozenset(name[:_NAME_CHARACTERS] for name in ALL_PROGRAMS)
 # Where a program of somebody else changes what ours see; attach types of include/uapi/linux/bpf.h.
 _SHARED = {
     10: "connect4",
@@ -51,7 +51,7 @@ def check_hooks(subject: Subject) -> Iterator[Finding]:
         reason = error.strerror if isinstance(error, OSError) else error
         yield failure(
             f"an sk_lookup program cannot be attached to a network namespace ({reason})",
-            "use Linux 5.17 or newer; in a container, run it privileged",
+            "use Linux 5.10 or newer; in a container, run it privileged",
         )
         return
     yield ok("attached to a cgroup and a network namespace made for it, and removed")
@@ -76,8 +76,8 @@ def _attach_to_cgroup(programs: Programs, cgroup: Path) -> None:
         undo.callback(directory.rmdir)
         target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         undo.callback(os.close, target)
-        for name, (_, attach_type) in LOADED_PROGRAMS.items():
-            undo.callback(os.close, bpf_syscall.create_link(programs.programs[name], target, attach_type))
+        for name, program in programs.programs.items():
+            undo.callback(os.close, bpf_syscall.create_link(program, target, ALL_PROGRAMS[name][1]))
 
 
 def _attach_to_namespace(programs: Programs, path: Path) -> None:

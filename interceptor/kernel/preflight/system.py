@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from interceptor.kernel.preflight.finding import Finding
     from interceptor.kernel.preflight.subject import Subject
 
-# What is needed of the kernel that not every kernel with bpf(2) links has: since when, and what.
-_NEEDED = (
-    ((5, 9), "sk_lookup programs, which steer what arrives to the proxy"),
-    ((5, 14), "SO_NETNS_COOKIE, by which the agent tells network namespaces apart"),
-    ((5, 15), "bpf_get_netns_cookie in sock_ops programs, by which these do"),
-    ((5, 17), "ingress_ifindex in sk_lookup programs, the link that a connection came over"),
+_OLDEST = (5, 10)  # the programs were seen to do on it what they do on newer ones
+# What programs or the agent would like to be told, since when they are, and what is done before that (bpf/older.c).
+_MADE_UP_FOR = (
+    ((5, 14), "SO_NETNS_COOKIE, which a program at sock_create tells the agent"),
+    ((5, 15), "bpf_get_netns_cookie in sock_ops programs, which is noted with sockets"),
+    ((5, 17), "ingress_ifindex in sk_lookup programs, which one more program looks at, at every packet"),
 )
 WANTED_DESCRIPTORS = 65_536
 DESCRIPTORS_PER_CONNECTION = 4  # when both of its workloads are on this machine
@@ -70,17 +70,18 @@ def check_kernel(_subject: Subject) -> Iterator[Finding]:
 
 
 def judge_kernel(release: str, machine: str) -> Finding:
-    """Whether a kernel (`uname -r`, `uname -m`) has all hooks."""
+    """Whether a kernel (`uname -r`, `uname -m`) has all hooks, and what else it lacks."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
-    missing = [f"{what} (since {since[0]}.{since[1]})" for since, what in _NEEDED if numbers < since]
-    if missing:
+    if numbers < _OLDEST:
         return failure(
-            f"Linux {release} is too old, it does not have: {'; '.join(missing)}",
-            "use Linux 5.17 or newer (Debian 12, Ubuntu 24.04)",
+            f"Linux {release} is too old, its programs cannot steer connections to the proxy",
+            "use Linux 5.17 or newer (Debian 12, Ubuntu 24.04); 5.10 will do",
         )
     if not bpf_syscall.is_known_here():
         return failure(f"the number of bpf(2) on {machine} is not known", "use x86_64 or aarch64")
-    return ok(f"Linux {release} on {machine}")
+    missing = [f"{what} (since {since[0]}.{since[1]})" for since, what in _MADE_UP_FOR if numbers < since]
+    made_up_for = f", does not have, and it is made up for: {'; '.join(missing)}" if missing else ""
+    return ok(f"Linux {release} on {machine}{made_up_for}")
 
 
 def check_descriptors(_subject: Subject) -> Iterator[Finding]:
