@@ -34,6 +34,9 @@ _LOGS = {
 INTEGRATION = (
     "tests/kernel/test_abi.py",
     "tests/kernel/test_capture.py",
+    "tests/kernel/test_hold.py",
+    "tests/kernel/test_older.py",
+    "tests/kernel/test_probes.py",
     "tests/kernel/test_return_path.py",
     "tests/kernel/test_socket_diag.py",
     "tests/integration/test_outside.py",
@@ -53,11 +56,7 @@ MODULES = (
     "test_restarts",
     "test_uninstall",
 )
-OLDER = (
-    "bookworm-5.10",
-)  # boxes whose kernel is too old for interceptor: that this is said is all there is to see
 OUTCOMES: dict[str, str] = {}
-NOT_AVAILABLE: list[str] = []
 SECONDS: dict[str, float] = {}  # what the time went to, in this order
 
 
@@ -77,11 +76,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In the order in which they build on each other; the quick start ends before its node is rebooted."""
     items.sort(key=lambda item: MODULES.index(item.path.stem))
-    is_older = config.getoption("--box") in OLDER
-    others = [item for item in items if bool(item.get_closest_marker("older")) != is_older]
-    config.hook.pytest_deselected(items=others)
-    NOT_AVAILABLE.extend(item.name for item in others if is_older)
-    items[:] = [item for item in items if item not in others]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -89,7 +83,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     directory = HERE.parent / "build/vagrant" / str(session.config.getoption("--box"))
     directory.mkdir(parents=True, exist_ok=True)
     outcomes = {item.name: OUTCOMES.get(item.nodeid, "not run") for item in session.items}
-    outcomes |= dict.fromkeys(NOT_AVAILABLE, "not available")
     (directory / "scenarios.json").write_text(json.dumps(outcomes, indent=1))
 
 
