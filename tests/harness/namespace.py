@@ -17,6 +17,7 @@ from pyroute2 import IPRoute
 
 from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel.netlink import GUEST_LINK
+from tests.harness.patience import patient
 from tests.harness.process import Program, Result, read_line, run, wait_until
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Namespace:
     ) -> socket.socket:
         """A new socket in here; close it (`with`)."""
         sock = self.netns.open_socket(family, kind, proto)
-        sock.settimeout(timeout)
+        sock.settimeout(patient(timeout))
         return sock
 
     def listen(self, family: int = socket.AF_INET, port: int = 0, *, timeout: float = 10) -> socket.socket:

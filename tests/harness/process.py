@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from interceptor.agent.reference import process_start
+from tests.harness.patience import patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +66,7 @@ def run(
             words,
             input=input_bytes,
             capture_output=True,
-            timeout=timeout,
+            timeout=patient(timeout),
             check=False,
             env={**os.environ, **(env or {})},
             cwd=cwd,
@@ -123,7 +124,7 @@ class Program:
     def wait(self, timeout: float = 30) -> int:
         """Wait for its end; returns the exit status, negative for a signal."""
         try:
-            return self.process.wait(timeout)
+            return self.process.wait(patient(timeout))
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"{self!r} still runs after {timeout:g} s\n{self.output_tail()}") from error
 
@@ -198,7 +199,7 @@ def wait_until(
     condition: Callable[[], object], what: str, timeout: float = 20, *, poll: float = 0.01
 ) -> None:
     """Until `condition` holds; TimeoutError says `what` was waited for."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patient(timeout)
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout:g} s in vain: {what}")
@@ -207,7 +208,7 @@ def wait_until(
 
 def read_line(fd: int, timeout: float) -> str:
     """One line from a pipe; what came until end of file or `timeout` if there is none."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patient(timeout)
     line = b""
     while not line.endswith(b"\n"):
         ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))

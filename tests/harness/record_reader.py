@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tests.harness.patience import patient
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -69,7 +71,7 @@ class RecordReader:
         timeout: float = 10,
     ) -> list[Record]:
         """At least `count` records for which `predicate` holds."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + patient(timeout)
         while True:
             found = self.records(since)
             matching = [record for record in found if predicate(record)]

@@ -1,10 +1,12 @@
-"""A pytest plugin for the tests that run inside a box: each may take longer than on a real processor."""
+"""A pytest plugin for the tests that run inside a box: each, and each wait, may take longer than on a real processor."""
 
 from __future__ import annotations
 
 import pytest
 
-FACTOR = 10.0
+from tests.harness import patience
+
+patience.FACTOR = FACTOR = 10.0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
