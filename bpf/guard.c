@@ -8,8 +8,9 @@
  * enrolled, and its SYN is dropped until the namespace is known, so that TCP
  * itself is what waits.  Then the next SYN passes, and reaches the proxy of the
  * workload, or for a namespace that is outside a listener that carries it on in
- * plaintext (steer_held).  What arrives over a link at a socket that was made in an
- * unknown namespace is dropped in the same way.
+ * plaintext (steer_held).  What arrives over a link at a listening socket of an
+ * unknown namespace is dropped in the same way, also when the socket is from a time
+ * when the namespace was known: made_in says where it was made.
  *
  * The packet programs are handed every packet, and look at the socket's state only,
  * unless it is a connection's first.
@@ -44,29 +45,34 @@ static __always_inline void announce_packet(__u64 netns_cookie)
 	announce(netns_cookie, &nobody);
 }
 
-int guard_socket(struct bpf_sock *sk)
+/* Also of known namespaces: one that becomes unknown takes nothing on sockets from before. */
+static __always_inline int note_namespace(struct bpf_sock *sk, __u64 netns_cookie)
 {
-	__u64 netns_cookie = bpf_get_netns_cookie(sk), *kept;
-	struct newcomer newcomer = {};
+	__u64 *kept = made_in.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (!is_unknown(netns_cookie))
-		return PROCEED;
-	newcomer.cgroup_id = bpf_get_current_cgroup_id();
-	newcomer.pid = bpf_get_current_pid_tgid() >> 32;
-	announce(netns_cookie, &newcomer);
-	if (sk->protocol == PROTOCOL_MPTCP) {
-		count(COUNTER_REFUSED_MPTCP);
-		return REFUSE; /* its connect passes no hook, neither now nor when it is enrolled */
-	}
-	if (sk->protocol != PROTOCOL_TCP)
-		return PROCEED;
-	kept = made_in.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!kept) {
 		count(COUNTER_REFUSED_STORAGE);
 		return REFUSE;
 	}
 	*kept = netns_cookie;
 	return PROCEED;
+}
+
+int guard_socket(struct bpf_sock *sk)
+{
+	__u64 netns_cookie = bpf_get_netns_cookie(sk);
+	struct newcomer newcomer = {};
+
+	if (is_unknown(netns_cookie)) {
+		newcomer.cgroup_id = bpf_get_current_cgroup_id();
+		newcomer.pid = bpf_get_current_pid_tgid() >> 32;
+		announce(netns_cookie, &newcomer);
+		if (sk->protocol == PROTOCOL_MPTCP) {
+			count(COUNTER_REFUSED_MPTCP);
+			return REFUSE; /* its connect passes no hook, neither now nor when it is enrolled */
+		}
+	}
+	return sk->protocol == PROTOCOL_TCP ? note_namespace(sk, netns_cookie) : PROCEED;
 }
 
 /* Let TCP try often, and for about two minutes. */

@@ -39,11 +39,24 @@ BPF_HASH(workloads, __u64, struct workload_entry, MAX_WORKLOADS);
 BPF_LPM_TRIE(captured_prefixes, struct prefix, __u8, MAX_CAPTURED_PREFIXES);
 /* A workload that connects to itself stays on its loopback: untouched. */
 BPF_HASH(own_addresses, struct own_address, __u8, MAX_OWN_ADDRESSES);
-/* Handshakes of captured connections that are under way. */
-BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, MAX_PENDING_FLOWS);
 /*
- * Socket storage that outlives the programs: what is held while no agent runs is
- * served by the next one.  Who makes the maps first pins them; those who come
+ * Maps that an agent lends its successor, when it hands the node over: a handshake
+ * that began under the programs of the one may be accepted under those of the
+ * other, and by either of them; each knows the other's sockets.  They are pinned
+ * below LENT_AS only while the successor's programs are compiled.  What is said of
+ * the layout of kept ones (below) holds for these too.
+ */
+#ifdef LENT_AS
+#define LENT(name) ":" LENT_AS name
+#else
+#define LENT(name) ""
+#endif
+/* Handshakes of captured connections that are under way. */
+BPF_TABLE("lru_hash" LENT("pending_flows"), struct flow, struct original_destination, pending_flows,
+	  MAX_PENDING_FLOWS);
+/*
+ * What outlives the programs, most of it socket storage: what is held while no agent
+ * runs is served by the next one.  Who makes the maps first pins them; those who come
  * later compile with KEPT_AS, the path of the pins up to the map's name.  So the
  * layout of a value never changes: another one is another map.
  */
@@ -52,7 +65,7 @@ BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, M
 #else
 #define KEPT(name) ""
 #endif
-#define BPF_KEPT_SK_STORAGE(_name, _leaf_type)                                         \
+#define BPF_FOUND_SK_STORAGE(_name, _leaf_type, _pin)                                  \
 	struct _name##_table_t {                                                       \
 		int key;                                                               \
 		_leaf_type leaf;                                                       \
@@ -60,26 +73,29 @@ BPF_TABLE("lru_hash", struct flow, struct original_destination, pending_flows, M
 		int (*sk_storage_delete)(void *);                                      \
 		u32 flags;                                                             \
 	};                                                                             \
-	__attribute__((section("maps/sk_storage" KEPT(#_name))))                       \
+	__attribute__((section("maps/sk_storage" _pin)))                               \
 	struct _name##_table_t _name = { .flags = BPF_F_NO_PREALLOC };                 \
 	BPF_ANNOTATE_KV_PAIR(_name, int, _leaf_type)
 
 /* On an application's socket: where it meant to connect. */
-BPF_KEPT_SK_STORAGE(connected_to, struct connection);
-/* On a TCP socket that was made in an unknown namespace: the netns cookie. */
-BPF_KEPT_SK_STORAGE(made_in, __u64);
+BPF_FOUND_SK_STORAGE(connected_to, struct connection, KEPT("connected_to"));
+/* On a TCP socket that was made below the pods' cgroup: the netns cookie. */
+BPF_FOUND_SK_STORAGE(made_in, __u64, KEPT("made_in"));
 /* On a socket that the proxy accepted: the same. */
-BPF_SK_STORAGE(accepted_for, struct original_destination);
+BPF_FOUND_SK_STORAGE(accepted_for, struct original_destination, LENT("accepted_for"));
 /*
  * On the proxy's own sockets: do not capture.  The agent writes it with the
  * map's and the socket's descriptors; a pod has no way to the map, whatever
  * mark, user or cgroup it takes on.
  */
-BPF_SK_STORAGE(proxy_sockets, __u8);
+BPF_FOUND_SK_STORAGE(proxy_sockets, __u8, LENT("proxy_sockets"));
 /* The addresses of one namespace, for steer_inbound, which is told no cookie. */
 BPF_HASH(local_addresses, struct address, __u8, MAX_LOCAL_ADDRESSES);
-/* Network namespaces that are known, and not enrolled, by netns cookie. */
-BPF_HASH(outside, __u64, __u8, MAX_OUTSIDE);
+/*
+ * Network namespaces that are known, and not enrolled, by netns cookie.  Kept, so that
+ * an agent can let go what an earlier one's programs hold before its own are in force.
+ */
+BPF_TABLE("hash" KEPT("outside"), __u64, __u8, outside, MAX_OUTSIDE);
 /* Unknown ones that were seen.  One that is not in here any more is put in again
  * by its next packet. */
 BPF_TABLE("lru_hash", __u64, struct newcomer, waiting, MAX_WAITING);
@@ -90,7 +106,7 @@ BPF_ARRAY(this_namespace, __u64, 1);
 /* Where the kubelet may connect to. */
 BPF_HASH(probe_targets, struct probe_target, __u8, MAX_PROBE_TARGETS);
 /* Probes that the kubelet's processes have begun, until they are answered. */
-BPF_TABLE("lru_hash", struct ends, __u8, probe_flows, MAX_PROBE_FLOWS);
+BPF_TABLE("lru_hash" LENT("probe_flows"), struct ends, __u8, probe_flows, MAX_PROBE_FLOWS);
 BPF_PERCPU_ARRAY(counters, __u64, COUNTER_COUNT);
 
 /* bcc knows no socket lookup on a sockmap; declared by hand it compiles. */

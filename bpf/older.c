@@ -33,7 +33,7 @@ BPF_F_TABLE("lru_hash" KEPT("relayed"), struct ends, __u8, relayed, MAX_RELAYED,
 #define MAX_EXTENSION_HEADERS 6
 #define HEADER_AUTHENTICATION 51 /* the one that counts its length otherwise (RFC 4302) */
 
-static __always_inline void note_namespace(struct bpf_sock_addr *ctx)
+static __always_inline void tell_namespace(struct bpf_sock_addr *ctx)
 {
 	__u64 *noted;
 
@@ -166,7 +166,7 @@ int refuse_disguised(struct __sk_buff *skb)
 
 #else
 
-static __always_inline void note_namespace(struct bpf_sock_addr *ctx) {}
+static __always_inline void tell_namespace(struct bpf_sock_addr *ctx) {}
 
 static __always_inline __u64 namespace_of_socket(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {

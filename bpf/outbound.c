@@ -97,7 +97,7 @@ int connect_ipv4(struct bpf_sock_addr *ctx)
 	struct original_destination destination = {};
 	struct workload_entry *workload;
 
-	note_namespace(ctx);
+	tell_namespace(ctx);
 	address_from_ipv4(destination.address, ctx->user_ip4);
 	destination.port = ctx->user_port;
 	workload = capturing_workload(ctx, &destination);
@@ -134,7 +134,7 @@ int connect_ipv6(struct bpf_sock_addr *ctx)
 	struct workload_entry *workload;
 	struct sockaddr_in6 source = { .sin6_family = FAMILY_INET6 };
 
-	note_namespace(ctx);
+	tell_namespace(ctx);
 	address_from_words(destination.address, ctx->user_ip6[0], ctx->user_ip6[1],
 			   ctx->user_ip6[2], ctx->user_ip6[3]);
 	destination.port = ctx->user_port;

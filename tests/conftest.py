@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from interceptor.agent.main import BPFFS
+from interceptor.agent.directories import BPFFS
 from interceptor.kernel.mounts import is_bpffs, mount_bpffs, unmount_bpffs
 from tests.harness.node import Node, prepared_node, running_node
 from tests.harness.slot import sweep_all

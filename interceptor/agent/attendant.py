@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interceptor.agent.members import Enrolled, Members
     from interceptor.agent.workload_context import Shared
     from interceptor.credentials import Credentials
+    from interceptor.workload import IPAddress
 
 log = logging.getLogger(__name__)
 
@@ -95,20 +96,35 @@ class Attendant:
 
     async def _refresh_addresses(self, enrolled: Enrolled) -> None:
         async with self._lock:
-            workload = enrolled.workload
-            addresses = own_addresses(enrolled.netns, lambda a: self._claims.may_have(enrolled.state, a))
-            if self._members.enrolled.get(workload.key) is not enrolled:
-                return
-            local = (*addresses, *self._claims.others_inside(enrolled, addresses))
-            if local != enrolled.local:
-                self._capture.set_addresses(enrolled.cookie, local)
-                enrolled.local = local
-            if addresses == workload.addresses:
-                return
-            changed = replace(workload, addresses=addresses)
-            registry = self._registry.value.without(workload.key).with_workload(changed)
-            enrolled.become(changed)
-            self._capture.set_prefixes(self._members.captured_networks())
-            self._registry.replace(registry)
-            self._members.save()
-            log.info("%s has the addresses %s now", workload.key, ", ".join(map(str, addresses)))
+            self.refresh_addresses(enrolled)
+
+    def refresh_addresses(self, enrolled: Enrolled) -> None:
+        """Let it be known by what it has of the addresses that it may have; EnrolmentError when that is nothing.
+
+        What it may have no more is another's at once, whatever comes of the rest. Who calls this has the lock.
+        """
+        workload, claim = enrolled.workload, enrolled.claim
+        if self._members.enrolled.get(workload.key) is not enrolled:
+            return
+        if claim is not None:
+            self._know_by(enrolled, tuple(a for a in workload.addresses if a.is_link_local or a in claim))
+        addresses = own_addresses(
+            enrolled.netns, lambda a: self._claims.may_have(enrolled.state, a, claim=claim)
+        )
+        self._know_by(enrolled, addresses)
+
+    def _know_by(self, enrolled: Enrolled, addresses: tuple[IPAddress, ...]) -> None:
+        workload = enrolled.workload
+        local = (*addresses, *self._claims.others_inside(enrolled, addresses))
+        if local != enrolled.local:
+            self._capture.set_addresses(enrolled.cookie, local)
+            enrolled.local = local
+        if addresses == workload.addresses:
+            return
+        changed = replace(workload, addresses=addresses)
+        registry = self._registry.value.without(workload.key).with_workload(changed)
+        enrolled.become(changed)
+        self._capture.set_prefixes(self._members.captured_networks())
+        self._registry.replace(registry)
+        self._members.save()
+        log.info("%s has the addresses %s now", workload.key, ", ".join(map(str, addresses)))

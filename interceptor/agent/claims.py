@@ -73,14 +73,18 @@ class Claims:
                     f"node {holder.node}: give this one another address, or withdraw the other there"
                 )
 
-    def may_have(self, state: EnrolledState, address: IPAddress) -> bool:
+    def may_have(
+        self, state: EnrolledState, address: IPAddress, *, claim: frozenset[IPAddress] | None = None
+    ) -> bool:
         """Whether a workload may have an address that it was not enrolled with.
 
         Whoever may administer its namespace can add any: then what others send there
         would come to it.  Those of `interceptor run` keep what they were given, others
         may take free addresses of the mesh, and never the bridge's own.  A pod has what its
-        cluster's API says.
+        cluster's API says (`claim`).
         """
+        if claim is not None:
+            return address.is_link_local or address in claim
         if address in state.addresses or address.is_link_local:
             return True
         within = any(address in cidr for cidr in self._config.mesh_cidrs)

@@ -11,11 +11,21 @@ from interceptor.node_pods.policies import PolicyObjects
 from interceptor.policy.parse import require_unique
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
     from interceptor.agent.policy_files import PolicyFiles, PolicyTexts
+    from interceptor.cluster.policy_object import PolicyObject
+    from interceptor.cluster.table import Table
     from interceptor.kubernetes.cluster_watch import ClusterWatch
     from interceptor.node_pods.policies import Parse
+
+
+def _said(table: Table[PolicyObject]) -> Iterator[Hashable]:
+    """What each object says, of which only the words count, and each that cannot be read."""
+    for each in table.objects.values():
+        yield each.place, each.head.uid, each.text
+    for broken in table.unreadable.values():
+        yield broken.problem, broken.head
 
 
 class ClusterPolicies:
@@ -27,6 +37,8 @@ class ClusterPolicies:
         self._files = files
         self._watch = watch
         self._objects = PolicyObjects(parse)
+        self._seen: tuple[object, object] = (None, None)
+        self._meaning: frozenset[Hashable] = frozenset()
 
     @property
     def not_read(self) -> tuple[str, ...]:
@@ -40,9 +52,13 @@ class ClusterPolicies:
         return cluster.peer_authentications.is_listed and cluster.authorization_policies.is_listed
 
     def signature(self) -> object:
-        """What is there, to see whether it changed."""
+        """What is there, to see whether it changed; what is told of policies in their status is no change of them."""
         cluster = self._watch.cluster
-        return self._files.signature(), cluster.peer_authentications, cluster.authorization_policies
+        tables = (cluster.peer_authentications, cluster.authorization_policies)
+        if any(now is not before for now, before in zip(tables, self._seen, strict=True)):
+            self._seen = tables
+            self._meaning = frozenset(said for table in tables for said in _said(table))
+        return self._files.signature(), self.is_known, self._meaning
 
     def load(self, changed: Mapping[str, str] | None = None) -> PolicyTexts:
         """Everything as one set, with some files' texts replaced by `changed`; PolicyError when there is none."""

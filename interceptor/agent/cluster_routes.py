@@ -40,7 +40,7 @@ class ClusterRoutes:
     def __call__(self, destination: Endpoint, client: IPAddress) -> Route:
         """Where a connection from the pod at `client` leads now."""
         cluster, here = self._watch.cluster, Client(self._node, self.zone)
-        found = resolve(cluster, destination, here, self._trust_domain)
+        found = resolve(cluster, destination, here, self._trust_domain, self._mesh)
         service = "" if found.service is None else str(found.service.head.key)
         match found.outcome:
             case Outcome.POD:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import random
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from interceptor.agent.clock import wall_clock
 from interceptor.agent.cluster_policies import ClusterPolicies
 from interceptor.agent.cluster_routes import ClusterRoutes
 from interceptor.agent.outside import Outside
 from interceptor.agent.pod_gate import PodGate
 from interceptor.agent.pod_keeper import PodKeeper
 from interceptor.agent.pod_probes import PodProbes
+from interceptor.agent.pod_status import PodStatus
 from interceptor.agent.policy_files import PolicyFiles
 from interceptor.agent.policy_keeper import mesh_of
 from interceptor.cluster.cluster import Kind
 from interceptor.cluster.head import ObjectKey
-from interceptor.errors import ClusterError, UsageError
+from interceptor.errors import ClusterError, UsageError, utc
 from interceptor.identity.rotation import backoff
 from interceptor.kernel.hold import Hold
 from interceptor.kernel.probes import Probes
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.agent.enroller import Enroller
+    from interceptor.agent.node import Node
     from interceptor.config import Config, KubernetesConfig
     from interceptor.enrolment.registry import Registry
     from interceptor.kernel.bpf_program import Programs
@@ -52,6 +56,8 @@ NAMESPACE_VARIABLE: Final = "POD_NAMESPACE"
 DAEMONSET_VARIABLE: Final = "DAEMONSET"
 # What the node waits for before anything is decided; without it everything would be denied at first.
 POLICY_WAIT_SECONDS: Final = 5.0
+MOST_SKEW: Final = timedelta(seconds=30)  # certificates are issued as of a minute ago
+EVERYTHING_WAIT_SECONDS: Final = 10.0
 # Without these nothing can be said of any pod, or everything is denied; what else is missing is a problem of its own.
 _NEEDED: Final = frozenset(
     kind.value.replace("_", " ")
@@ -66,6 +72,7 @@ class ClusterSide:
     policies  where the node's policies are read from
     routes    where connections to services lead
     keeper    who enrols its pods; None until the node is made
+    status    who tells the API how they stand; None until then too
     """
 
     def __init__(self, config: Config, cluster: KubernetesConfig) -> None:
@@ -85,6 +92,8 @@ class ClusterSide:
         self.policies = ClusterPolicies(PolicyFiles(config.paths.policies, mesh), self.watch, parse)
         self.routes = ClusterRoutes(config, self.watch)
         self.keeper: PodKeeper | None = None
+        self.status: PodStatus | None = None
+        self._outside: Outside | None = None
 
     def keep_pods(
         self,
@@ -97,15 +106,23 @@ class ClusterSide:
         """Have a keeper for the node's pods; `cgroup` is the root of cgroup v2."""
         bpf_dir, limits = self._config.paths.bpf_dir, self._config.limits
         hold = Hold(programs, bpf_dir)
+        self._outside = Outside(hold, limits.connect_timeout.total_seconds())
         self.keeper = PodKeeper(
             self._config,
             cgroup,
             self.watch,
             enroller,
             registry,
-            PodGate(hold, Outside(hold, limits.connect_timeout.total_seconds())),
+            PodGate(hold, self._outside),
             PodProbes(Probes(programs, bpf_dir), cgroup, self._cluster.kubelet_cgroup),
             redecide,
+        )
+
+    def tell_of(self, node: Node) -> None:
+        """Have somebody who tells the API how the node's pods stand."""
+        assert self.keeper is not None, "it is told of pods that are kept"
+        self.status = PodStatus(
+            node, self.keeper, self._client, writes_conditions=self._cluster.pod_conditions
         )
 
     async def run(self) -> None:
@@ -134,6 +151,19 @@ class ClusterSide:
             while not self.policies.is_known:
                 await self.watch.wait_changed()
 
+    @property
+    def carried(self) -> int:
+        """How many connections of pods outside of the mesh are carried on, because they were held once."""
+        return 0 if self._outside is None else self._outside.carried
+
+    async def wait_until_known(self) -> None:
+        """Until the API has said all that decisions need; what else it tells is waited for a while."""
+        with trio.move_on_after(EVERYTHING_WAIT_SECONDS):
+            while self.watch.waiting_for:
+                await self.watch.wait_changed()
+        while self._needed():
+            await self.watch.wait_changed()
+
     async def is_being_removed(self) -> bool:
         """Whether the agent stops because the mesh is being taken out of the cluster, and nobody will come after it."""
         if self._daemonset is None:
@@ -142,13 +172,17 @@ class ClusterSide:
 
     def waiting_for(self) -> list[str]:
         """What keeps the node from being ready."""
-        listed = [f"the Kubernetes API's {each}" for each in self.watch.waiting_for if each in _NEEDED]
-        return [*listed, *(self.keeper.waiting_for() if self.keeper is not None else ())]
+        return [*self._needed(), *(self.keeper.waiting_for() if self.keeper is not None else ())]
+
+    def _needed(self) -> list[str]:
+        return [f"the Kubernetes API's {each}" for each in self.watch.waiting_for if each in _NEEDED]
 
     def problems(self) -> list[str]:
         """What is wrong with the API's answers, and with this node's pods, a line each."""
-        found = [*self.watch.problems, *self.policies.problems]
+        found = [*self.watch.problems, *self.policies.problems, *self._skew()]
         config = self._config
+        if self.status is not None:
+            found += self.status.problems
         if outside := pods_outside_cidrs(self.watch.cluster, config.trust_domain, config.mesh_cidrs):
             found.append(outside)
         if self.keeper is not None:
@@ -169,6 +203,15 @@ class ClusterSide:
             if self.keeper.unguarded is not None:
                 found.append(f"new pods do not wait until they are known: {self.keeper.unguarded}")
         return found
+
+    def _skew(self) -> list[str]:
+        """Certificates are about time: a clock that is wrong is named before they cannot be renewed."""
+        theirs, ours = self._client.time(), wall_clock()
+        if theirs is None or abs(ours - theirs) <= MOST_SKEW:
+            return []
+        return [
+            f"this node's clock shows {utc(ours)}, that of the API server {utc(theirs)}: set the one that is wrong"
+        ]
 
     def count(self, state: str) -> int:
         """How many of the node's pods are shown in this state."""

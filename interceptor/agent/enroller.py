@@ -19,6 +19,7 @@ from interceptor.agent.attendant import Attendant
 from interceptor.agent.beliefs import Beliefs
 from interceptor.agent.claims import Claims
 from interceptor.agent.egress_capture import EgressCapture
+from interceptor.agent.listeners import by_port, steering_slots
 from interceptor.agent.members import CutOff, Members, Request, remove_run
 from interceptor.agent.preparation import Preparation
 from interceptor.errors import EnrolmentError, InterceptorError
@@ -28,7 +29,8 @@ from interceptor.policy.peer_authentication import MtlsMode
 from interceptor.policy.verdict import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import socket
+    from collections.abc import Callable, Iterable
 
     from interceptor.agent.members import Enrolled
     from interceptor.agent.state import EnrolledState, StateFile
@@ -49,12 +51,20 @@ DRAIN_POLL_SECONDS = 0.02
 class Enroller:
     """The one who changes the set of workloads; its methods run one at a time."""
 
-    def __init__(self, shared: Shared, credentials: Credentials, state_file: StateFile) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        credentials: Credentials,
+        state_file: StateFile,
+        relayed_elsewhere: Callable[[WorkloadKey], tuple[int, int]] = lambda _: (0, 0),
+    ) -> None:
+        """`relayed_elsewhere` says how many connections of a workload an earlier agent has, and what they carried."""
         self._capture = shared.capture
         self._records = shared.records
         self._policy = shared.policy
         self._registry = shared.registry
-        self._lock = trio.Lock()
+        self._relayed_elsewhere = relayed_elsewhere
+        self.lock = self._lock = trio.Lock()  # whoever has it may change which workloads there are
         self._members = Members(state_file, shared.config.mesh_cidrs)
         self.egress = EgressCapture(shared.capture, self._members, shared.policy)
         claims = Claims(shared.config, self._members, shared.registry)
@@ -110,8 +120,14 @@ class Enroller:
             log.info("enrolled %s as %s", enrolled.workload.key, enrolled.workload.identity)
             return enrolled
 
-    async def take_over(self, states: Iterable[EnrolledState], nursery: trio.Nursery) -> None:
-        """Restore everything that the last agent had enrolled."""
+    async def take_over(
+        self,
+        states: Iterable[EnrolledState],
+        nursery: trio.Nursery,
+        listeners: dict[int, list[socket.socket]] | None = None,
+    ) -> None:
+        """Restore everything that the last agent had enrolled, with the listening sockets that it has handed over."""
+        self._preparation.handed_over = listeners or {}
         self._members.pending = {state.key: state for state in states}
         for state in tuple(self._members.pending.values()):
             await self.restore(state, nursery)
@@ -172,13 +188,48 @@ class Enroller:
         enrolled = self._members.enrolled.get(key)
         if enrolled is None:
             return
-        live = enrolled.proxy.context.live
-        carried, moved_at = live.bytes_carried, trio.current_time()
+        before, moved_at = self._relayed(enrolled), trio.current_time()
         with trio.move_on_after(DRAIN_SECONDS):
-            while len(live) and trio.current_time() - moved_at < STALLED_SECONDS:
+            while before[0] and trio.current_time() - moved_at < STALLED_SECONDS:
                 await trio.sleep(DRAIN_POLL_SECONDS)
-                if live.bytes_carried != carried:
-                    carried, moved_at = live.bytes_carried, trio.current_time()
+                after = self._relayed(enrolled)
+                if after != before:
+                    before, moved_at = after, trio.current_time()
+
+    def _relayed(self, enrolled: Enrolled) -> tuple[int, int]:
+        """How many connections of a workload are open, here and with an earlier agent, and what they have carried."""
+        live = enrolled.proxy.context.live
+        count, carried = self._relayed_elsewhere(enrolled.workload.key)
+        return len(live) + count, live.bytes_carried + carried
+
+    def reassert(self) -> None:
+        """Put this agent's programs in force again for every workload: another one may have put its own there."""
+        for enrolled in self._members.enrolled.values():
+            self._capture.enrol(
+                enrolled.netns,
+                enrolled.cookie,
+                enrolled.local,
+                steering_slots(by_port(enrolled.proxy.listeners)),
+                everything=self.egress.is_needed(enrolled.workload.key, enrolled.workload.labels),
+            )
+
+    def retire(self) -> None:
+        """Take no more connections, and look after nobody: another agent does. What is open goes on."""
+        for enrolled in self._members.enrolled.values():
+            enrolled.proxy.stop_accepting()
+            enrolled.scope.cancel()
+
+    def let_go(self, enrolled: Enrolled) -> None:
+        """Reset what is open of a workload that another agent has withdrawn; the kernel is that one's to change."""
+        self._registry.replace(self._registry.value.without(enrolled.workload.key))
+        enrolled.proxy.stop(Reason.WITHDRAWN)
+        del self._members.enrolled[enrolled.workload.key]
+
+    def become(self, enrolled: Enrolled, state: EnrolledState) -> None:
+        """A workload has other labels or addresses, as another agent has written down."""
+        changed = replace(enrolled.workload, labels=state.labels, addresses=state.addresses)
+        enrolled.become(changed)
+        self._registry.replace(self._registry.value.without(changed.key).with_workload(changed))
 
     async def relabel(self, key: WorkloadKey, labels: Labels) -> None:
         """Give a workload other labels; policy is to be asked about its connections again."""
@@ -189,6 +240,17 @@ class Enroller:
                 enrolled.become(replace(enrolled.workload, labels=labels))
                 self._registry.replace(self._registry.value.without(key).with_workload(enrolled.workload))
                 self._members.save()
+
+    async def readdress(self, key: WorkloadKey, claim: Iterable[IPAddress]) -> None:
+        """A pod has other addresses now, by its API; EnrolmentError when its namespace has none of them.
+
+        It stays in the mesh all the time, with its connections.
+        """
+        async with self._lock:
+            enrolled = self._members.enrolled.get(key)
+            if enrolled is not None:
+                enrolled.claim = frozenset(claim)
+                self._attendant.refresh_addresses(enrolled)
 
     async def withdraw(self, key: WorkloadKey, *, cookie: int | None = None) -> None:
         """Take a workload out: its connections are reset, its network namespace is as it was before.

@@ -64,8 +64,13 @@ class Follower:
         records: Records,
         *,
         is_registry: bool = True,
+        leads: bool = True,
     ) -> None:
-        """The authority keeps the registry of all nodes, unless a cluster does (`is_registry` is false then)."""
+        """The authority keeps the registry of all nodes, unless a cluster does (`is_registry` is false then).
+
+        Who does not lead leaves to another agent of this node what only one may do: to renew the node's certificate,
+        and to report; until it is told to `lead`.
+        """
         self.access = access
         self._config = config
         self._credentials = credentials
@@ -73,6 +78,9 @@ class Follower:
         self._registry = registry
         self._expiry = records.metrics.expiry
         self._is_registry = is_registry
+        self._may_lead = trio.Event()
+        self._leading = trio.CancelScope()
+        self.is_informed = not is_registry  # of the other nodes' workloads, as far as the authority tells us
         self._warnings: tuple[str, ...] = ()
         self.document: TrustDocument | None = None
         self.unkept: str | None = None
@@ -84,6 +92,8 @@ class Follower:
         self.watch = RotationWatch(credentials, self.own_roots, lifetime)
         self.reporter = Reporter(self._report, access.link.report, self._confirm)
         self.trust: Subscription[TrustDocument, str] | None = None
+        if leads:
+            self.lead()
 
     def own_roots(self) -> tuple[x509.Certificate, ...]:
         """The roots of our own trust domain; none before there is a document."""
@@ -142,10 +152,27 @@ class Follower:
             longest_pause=self._longest_pause,
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.access.run, self._credentials, self._node_renewed)
             nursery.start_soon(self.trust.run)
             if self._is_registry:
                 nursery.start_soon(registry.run)
+            if self.access.address is None:
+                nursery.start_soon(self.access.run, self._credentials, self._node_renewed)
+            await self._may_lead.wait()
+            with self._leading:
+                await self._lead()
+
+    def lead(self) -> None:
+        """Do all that the node's one agent does."""
+        self._may_lead.set()
+
+    def stop_leading(self) -> None:
+        """Go on following, and leave the rest to another agent."""
+        self._leading.cancel()
+
+    async def _lead(self) -> None:
+        async with trio.open_nursery() as nursery:
+            if self.access.address is not None:
+                nursery.start_soon(self.access.run, self._credentials, self._node_renewed)
             nursery.start_soon(self.watch.run)
             nursery.start_soon(self.reporter.run)
             nursery.start_soon(self._report_changes)
@@ -186,6 +213,7 @@ class Follower:
             if warning not in self._warnings:
                 log.warning("%s", warning)
         self._warnings = warnings
+        self.is_informed = True
         registry = self._registry.value.with_remote(workloads)
         if registry != self._registry.value:
             self._registry.replace(registry)

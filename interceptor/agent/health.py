@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 def problems_of(node: Node, enrolled: Enrolled) -> list[str]:
     """Everything that keeps one workload from being protected and served; empty when nothing does."""
-    try:
-        found = [*_capture_problems(node, enrolled)]
-    except (InterceptorError, OSError) as error:
-        found = [f"its state in the kernel cannot be read: {error}"]
-    return [*found, *_certificate_problems(node, enrolled)]
+    return [*_capture_problems(node, enrolled), *_certificate_problems(node, enrolled)]
+
+
+def capture_problem(node: Node, enrolled: Enrolled) -> str | None:
+    """What of the capture of one workload is not as it must be; None when all of it is."""
+    return next(iter(_capture_problems(node, enrolled)), None)
 
 
 def authority_problems(node: Node) -> list[str]:
@@ -77,7 +78,14 @@ def revocation_of(enrolled: Enrolled) -> str | None:
     return None
 
 
-def _capture_problems(node: Node, enrolled: Enrolled) -> Iterator[str]:
+def _capture_problems(node: Node, enrolled: Enrolled) -> list[str]:
+    try:
+        return [*_read_from_the_kernel(node, enrolled)]
+    except (InterceptorError, OSError) as error:
+        return [f"its state in the kernel cannot be read: {error}"]
+
+
+def _read_from_the_kernel(node: Node, enrolled: Enrolled) -> Iterator[str]:
     if not is_attached(node.config.paths.bpf_dir):
         yield "the capture programs are not attached: restart the agent"
     if not node.capture.is_enrolled(enrolled.cookie):

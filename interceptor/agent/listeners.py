@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from interceptor.errors import EnrolmentError, KernelError
 from interceptor.kernel.abi import INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT, OUTBOUND_PORT, ListenerSlot
+from interceptor.kernel.netns import cookie_of
 from interceptor.transport.sockets import LISTEN_BACKLOG
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
     from contextlib import ExitStack
 
     from interceptor.kernel.netns import NetworkNamespace
 
+_PORTS = (OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT)
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
@@ -25,7 +28,7 @@ def open_listeners(netns: NetworkNamespace, undo: ExitStack) -> dict[int, list[s
     """
     families = [socket.AF_INET, socket.AF_INET6] if netns.has_ipv6() else [socket.AF_INET]
     listeners: dict[int, list[socket.socket]] = {}
-    for port in (OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, INBOUND_TUNNEL_PORT):
+    for port in _PORTS:
         for family in families:
             listener = netns.open_socket(family, socket.SOCK_STREAM)
             undo.callback(listener.close)
@@ -47,6 +50,41 @@ def open_listeners(netns: NetworkNamespace, undo: ExitStack) -> dict[int, list[s
                 ) from error
             listeners.setdefault(port, []).append(listener)
     return listeners
+
+
+def adopt_listeners(
+    sockets: Collection[socket.socket], netns: NetworkNamespace, undo: ExitStack
+) -> dict[int, list[socket.socket]]:
+    """Those that another agent listened on there, by port; none, and they are closed, unless they are all that is needed.
+
+    What waits in them to be accepted is served then, as if nothing had happened.
+    """
+    families = {socket.AF_INET, socket.AF_INET6} if netns.has_ipv6() else {socket.AF_INET}
+    needed = {(port, family) for port in _PORTS for family in families}
+    listeners = by_port(sockets)
+    found = {(port, sock.family) for port, found in listeners.items() for sock in found}
+    if found != needed or len(sockets) != len(needed) or not all(_is_in(each, netns) for each in sockets):
+        for sock in sockets:
+            sock.close()
+        return {}
+    for sock in sockets:
+        sock.setblocking(False)
+        undo.callback(sock.close)
+    return listeners
+
+
+def by_port(sockets: Iterable[socket.socket]) -> dict[int, list[socket.socket]]:
+    """Listening sockets by the port on which they listen."""
+    found: dict[int, list[socket.socket]] = {}
+    for sock in sockets:
+        found.setdefault(sock.getsockname()[1], []).append(sock)
+    return found
+
+
+def _is_in(sock: socket.socket, netns: NetworkNamespace) -> bool:
+    return cookie_of(sock) == netns.cookie() and bool(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )
 
 
 def steering_slots(listeners: dict[int, list[socket.socket]]) -> dict[ListenerSlot, socket.socket]:

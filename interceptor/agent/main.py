@@ -5,42 +5,47 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from interceptor.agent.cluster_side import ClusterSide
+from interceptor.agent.directories import Locks
 from interceptor.agent.joined_authority import JoinedAuthority
 from interceptor.agent.node import Node
 from interceptor.agent.own_authority import OwnAuthority
 from interceptor.agent.pod_authority import PodAuthority
+from interceptor.agent.predecessor import take_or_meet
 from interceptor.agent.process import forbid_core_dumps, log_to_stderr, raise_descriptor_limit, single_cause
 from interceptor.agent.reference import remove_leftover_namespaces
-from interceptor.agent.state import Lock, StateFile, private_directory
+from interceptor.agent.state import StateFile
 from interceptor.errors import KernelError, StateError, UsageError
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.capture import pinned_inbound
 from interceptor.kernel.headers import find_headers
-from interceptor.kernel.mounts import PROC_SYS, ensure_writable, find_cgroup2, is_bpffs, mount_bpffs
+from interceptor.kernel.mounts import PROC_SYS, ensure_writable, find_cgroup2
+from interceptor.kernel.pinned import borrowed, return_lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interceptor.agent.authority_access import AuthorityAccess
+    from interceptor.agent.predecessor import Predecessor
     from interceptor.config import Config
+    from interceptor.kernel.bpf_program import Programs
 
 log = logging.getLogger(__name__)
 
-BPFFS = Path("/sys/fs/bpf")
-MOUNTED_BY_US = "bpffs-mounted"
 
-
-def run_agent(config: Config, progress: Callable[[str], None], *, token: str | None = None) -> bool:
+def run_agent(
+    config: Config, progress: Callable[[str], None], *, token: str | None = None, take_over: bool = False
+) -> bool:
     """Run an agent in the foreground until it is told to stop; whether it is not to come back, and must be torn down.
 
-    `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere.
+    `progress` gets a line for each step of the start; with `token` it joins an authority elsewhere, with `take_over` it
+    is handed the node by the agent that serves it, if there is one.
     InterceptorError says why it could not start; what was begun is undone then.
     """
     log_to_stderr()
@@ -52,35 +57,50 @@ def run_agent(config: Config, progress: Callable[[str], None], *, token: str | N
         log.info("%s was read-only in this container: made writable, for the pods' sysctls", PROC_SYS)
     with ExitStack() as started:
         paths = config.paths
-        private_directory(paths.state_dir)
-        private_directory(paths.run_dir)
-        # Each of them: two agents that share only one would undo each other's work.
-        for directory, setting in {paths.state_dir: "paths.state", paths.run_dir: "paths.run"}.items():
-            started.callback(Lock(directory, setting).release)
-        # Before anything is made or looked at: what is pinned there may be another agent's, which has directories of
-        # its own.  Whose it is can be said only when nobody is using it.
-        _require_bpffs(config)
-        started.callback(_release_pins, paths.bpf_dir, _lock_pins(paths.bpf_dir))
+        before = take_or_meet(config, progress) if take_over else Locks.take(config)
+        started.callback(before.release)
         cluster = None if config.kubernetes is None else ClusterSide(config, config.kubernetes)
         access = _authority(config, progress, token)
         started.callback(access.close)
-        restored = StateFile(paths.run_dir).load()
-        _require_state(config, len(restored))
-        remove_leftover_namespaces(
-            paths.run_dir, {Path(each.reference.path) for each in restored if each.reference.path}
-        )
+        if isinstance(before, Locks):
+            _clean_up(config)
         cgroup = paths.cgroup or find_cgroup2()
         progress("compiling and loading the BPF programs")
-        headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
-        programs = load_programs(headers.path, paths.bpf_dir)
-        progress(f"starting, with {len(restored)} workloads of the last agent" if restored else "starting")
-        node = Node(config, access, programs, cgroup, restored, cluster)
+        programs = _load(config, before)
+        progress(_what_begins(config, before))
+        node = Node(config, access, programs, cgroup, before, cluster)
         started.callback(node.capture.close)
+        started.callback(node.release_locks)
         try:
             trio.run(node.run)
         except BaseExceptionGroup as group:
             raise single_cause(group) from None
     return node.is_leaving
+
+
+def _clean_up(config: Config) -> None:
+    """Remove what an agent that died left by halves; StateError when what it had enrolled cannot be known."""
+    restored = StateFile(config.paths.run_dir).load()
+    _require_state(config, len(restored))
+    known = {Path(each.reference.path) for each in restored if each.reference.path}
+    remove_leftover_namespaces(config.paths.run_dir, known)
+    return_lent(config.paths.bpf_dir)
+
+
+def _load(config: Config, before: Locks | Predecessor) -> Programs:
+    paths = config.paths
+    headers = find_headers(_configured_headers(config), platform.release(), paths.run_dir)
+    if isinstance(before, Locks):
+        return load_programs(headers.path, paths.bpf_dir)
+    with borrowed(before.lent, paths.bpf_dir):
+        return load_programs(headers.path, paths.bpf_dir, are_maps_lent=True)
+
+
+def _what_begins(config: Config, before: Locks | Predecessor) -> str:
+    if not isinstance(before, Locks):
+        return f"taking over from agent {before.pid}"
+    restored = len(StateFile(config.paths.run_dir).load())
+    return f"starting, with {restored} workloads of the last agent" if restored else "starting"
 
 
 def _authority(config: Config, progress: Callable[[str], None], token: str | None) -> AuthorityAccess:
@@ -104,32 +124,6 @@ def _require_state(config: Config, restored: int) -> None:
             f"they are is not in {config.paths.run_dir}: choose another paths.bpf if they are another agent's; "
             "otherwise 'interceptor down' withdraws everything"
         )
-
-
-def _require_bpffs(config: Config) -> None:
-    bpf_dir = config.paths.bpf_dir
-    if is_bpffs(bpf_dir):
-        return
-    if not bpf_dir.is_relative_to(BPFFS):
-        raise KernelError(
-            f"{bpf_dir} is not in a BPF file system: mount one there, or use a path below {BPFFS}"
-        )
-    if mount_bpffs(BPFFS):
-        (config.paths.run_dir / MOUNTED_BY_US).touch(mode=0o600)
-
-
-def _lock_pins(bpf_dir: Path) -> Lock:
-    try:
-        bpf_dir.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise KernelError(f"cannot make the directory {bpf_dir}: {error.strerror}") from error
-    return Lock(bpf_dir, "paths.bpf")
-
-
-def _release_pins(bpf_dir: Path, lock: Lock) -> None:
-    with suppress(OSError):
-        bpf_dir.rmdir()  # only an empty one can go: nothing was pinned
-    lock.release()
 
 
 def _configured_headers(config: Config) -> Path | None:

@@ -36,6 +36,7 @@ class Enrolled:
     local: tuple[
         IPAddress, ...
     ]  # what it reaches without the proxy: its addresses, and others in its namespace
+    claim: frozenset[IPAddress] | None = None  # of a pod: what its API says it has, there or not
 
     @property
     def workload(self) -> Workload:

@@ -8,24 +8,30 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interceptor.admin import AdminServer, open_listener
+from interceptor.admin import AdminServer
 from interceptor.agent.audit import Audit
 from interceptor.agent.clock import wall_clock
+from interceptor.agent.directories import Locks
+from interceptor.agent.doors import Doors
+from interceptor.agent.draining import Draining
 from interceptor.agent.enroller import Enroller
 from interceptor.agent.follower import Follower
 from interceptor.agent.hosts import HostsFiles
 from interceptor.agent.members import CutOff
 from interceptor.agent.policy_keeper import PolicyKeeper
+from interceptor.agent.predecessors import Predecessors
 from interceptor.agent.records import Records
 from interceptor.agent.requests import Requests
 from interceptor.agent.service_manager import READY, STOPPING, tell_service_manager
-from interceptor.agent.state import StateFile
+from interceptor.agent.state import Lock, StateFile
+from interceptor.agent.succeeding import succeed
+from interceptor.agent.succession import Succession
 from interceptor.agent.workload_context import Shared
 from interceptor.cluster.membership import Standing
 from interceptor.credentials import Credentials, certificate_state
 from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
-from interceptor.errors import InterceptorError, KernelError
+from interceptor.errors import InterceptorError, StateError
 from interceptor.kernel import netlink
 from interceptor.kernel.capture import Capture
 from interceptor.kernel.hold import Hold
@@ -37,12 +43,14 @@ from interceptor.proxy.route import by_ranges
 from interceptor.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from interceptor.agent.authority_access import AuthorityAccess
     from interceptor.agent.cluster_side import ClusterSide
+    from interceptor.agent.handover_wire import Wire
     from interceptor.agent.members import Enrolled
-    from interceptor.agent.state import EnrolledState
+    from interceptor.agent.predecessor import Inheritance, Predecessor
     from interceptor.config import Config
     from interceptor.identity.svid import X509Svid
     from interceptor.kernel.bpf_program import Programs
@@ -53,6 +61,7 @@ log = logging.getLogger(__name__)
 
 RECONCILE_SECONDS = 1.0
 AGE_SECONDS = 1.0
+SUCCESSOR_SECONDS = 60.0  # for one that prepares when we are told to end; a kubelet waits longer
 
 
 class Node:
@@ -64,9 +73,10 @@ class Node:
         access: AuthorityAccess,
         programs: Programs,
         cgroup: Path,
-        restored: list[EnrolledState],
+        before: Locks | Predecessor,
         cluster: ClusterSide | None = None,
     ) -> None:
+        """`before` are the locks that nobody had, or the agent that has them and hands over."""
         self.config = config
         self.now = wall_clock
         self.audit = Audit(config.paths.audit, config.records.max_bytes, wall_clock)
@@ -92,6 +102,8 @@ class Node:
             by_ranges(config.mesh_cidrs, self._may_be_ours) if cluster is None else cluster.routes
         )
         self.started_at = wall_clock()
+        self.state_file = StateFile(config.paths.run_dir)
+        self.predecessors = Predecessors()
         self.enroller = Enroller(
             Shared(
                 config,
@@ -104,7 +116,8 @@ class Node:
                 self.locate,
             ),
             self.credentials,
-            StateFile(config.paths.run_dir),
+            self.state_file,
+            self.predecessors.relayed_of,
         )
         self.follower = Follower(
             config,
@@ -114,6 +127,7 @@ class Node:
             self.registry,
             self.records,
             is_registry=cluster is None,
+            leads=isinstance(before, Locks),
         )
         self.cluster = cluster
         if cluster is not None:
@@ -121,10 +135,17 @@ class Node:
                 [each.value for each in Standing], cluster.count, lambda: len(cluster.problems())
             )
             cluster.keep_pods(programs, cgroup, self.enroller, self.registry, self.policies.redecide)
+            cluster.tell_of(self)
         self.hosts = HostsFiles(config.paths.run_dir / "hosts")
-        self._programs = programs
+        self.programs = programs
         self._cgroup = cgroup
-        self._restored = restored
+        self._predecessor = None if isinstance(before, Locks) else before
+        self._locks = before if isinstance(before, Locks) else None
+        self.succession = Succession(self)
+        self.doors: Doors | None = None
+        self.draining: Draining | None = None  # once another agent serves the node
+        self._leading = trio.CancelScope()  # around what only the agent does that serves the node
+        self._was_told_to_end = False
         self.ready = trio.Event()  # everything of the last agent is taken over, and the programs are in force
         self._stop = trio.Event()
         self.is_leaving = False  # nobody will come after us: whoever ran us must tear down
@@ -153,28 +174,38 @@ class Node:
 
     async def run(self) -> None:
         """Until a signal or `down`; captured workloads stay captured, unless they were withdrawn."""
-        admin = open_listener(self.config.paths.run_dir / "admin.sock")
-        metrics = await self._open_metrics()
-        self.records.remember(self.now().timestamp())
+        if self._predecessor is None:
+            self.doors = await Doors.open(self.config)
         async with trio.open_nursery() as nursery:
+            leaders = await nursery.start(self._lead)
             if self.cluster is not None:
                 nursery.start_soon(self.cluster.run)
                 await self.cluster.wait_for_policies()
             self.policies.start()  # before anything is served
+            self.records.remember(self.now().timestamp())
             nursery.start_soon(self.records.run)
             nursery.start_soon(self.policies.run)
-            nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._watch_signals, nursery)
             nursery.start_soon(self._note_departed_for_ever)
             nursery.start_soon(self._end_when_stopped, nursery.cancel_scope)
-            server = MetricsServer(self.records.metrics.expose, self._unready, self._late)
-            nursery.start_soon(server.serve, metrics)
-            nursery.start_soon(AdminServer(Requests(self, nursery).commands).serve, admin)
-            await self.follower.open()
+            if self.doors is not None:
+                self._serve_doors(self.doors, nursery, leaders)
+            await self._open_authority(nursery)
             nursery.start_soon(self.follower.run)
-            await self._take_over(nursery)
+            if self.cluster is not None and self.cluster.keeper is not None:
+                nursery.start_soon(self.cluster.keeper.follow)
+            if self._predecessor is None:
+                await self._take_over(nursery, {})
+            else:
+                await self._succeed(self._predecessor, nursery, leaders)
             nursery.start_soon(self._close_aged_for_ever)
-            nursery.start_soon(self._reconcile_for_ever, nursery)
-            self._follow_cluster(nursery)
+            leaders.start_soon(self._reconcile_for_ever, nursery)
+            if self.cluster is not None and self.cluster.keeper is not None:
+                leaders.start_soon(self.cluster.keeper.run, nursery)
+                if self.cluster.status is not None:
+                    leaders.start_soon(self.cluster.status.run)
+            else:  # a cluster says which workloads there are; without one they have names of their own
+                leaders.start_soon(self._write_hosts_for_ever)
             self.ready.set()
             log.info(
                 "ready: node %s, trust domain %s, mode %s",
@@ -184,23 +215,115 @@ class Node:
             )
             tell_service_manager(READY)
 
-    def _follow_cluster(self, nursery: trio.Nursery) -> None:
-        """Let a cluster say which workloads there are; without one they have names of their own."""
-        if self.cluster is None or self.cluster.keeper is None:
-            nursery.start_soon(self._write_hosts_for_ever)
-            return
-        nursery.start_soon(self.cluster.keeper.follow)
-        nursery.start_soon(self.cluster.keeper.run, nursery)
+    async def _open_authority(self, nursery: trio.Nursery) -> None:
+        """Pods outside of the mesh do not wait for it meanwhile: it may be among them."""
+        async with trio.open_nursery() as meanwhile:
+            # An agent that serves still does that itself.
+            is_first = self._predecessor is None
+            if is_first and self.cluster is not None and self.cluster.keeper is not None:
+                meanwhile.start_soon(self.cluster.keeper.admit, nursery)
+            await self.follower.open()
+            meanwhile.cancel_scope.cancel()
+
+    async def _lead(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        with self._leading:
+            async with trio.open_nursery() as leaders:
+                task_status.started(leaders)
+                await trio.sleep_forever()
+
+    def _serve_doors(self, doors: Doors, nursery: trio.Nursery, leaders: trio.Nursery) -> None:
+        metrics = MetricsServer(self.records.metrics.expose, self._unready, self._late)
+        leaders.start_soon(metrics.serve, doors.metrics)
+        leaders.start_soon(AdminServer(Requests(self, nursery).commands).serve, doors.admin)
+        nursery.start_soon(self.succession.serve, doors.succession, nursery)
+
+    # Between two agents of the node.
+
+    async def _succeed(self, predecessor: Predecessor, nursery: trio.Nursery, leaders: trio.Nursery) -> None:
+        """Take over from an agent that serves until we do."""
+        inherited = await succeed(self, predecessor)
+        self._locks, self.doors = inherited.locks, inherited.doors
+        self.records.remember(self.now().timestamp())
+        await self._take_over(nursery, inherited.listeners)
+        if not await predecessor.confirm():
+            raise StateError(
+                f"agent {predecessor.pid} waited too long for this one, and goes on serving this node: start this agent "
+                "again"
+            )
+        self._begin_to_lead(predecessor, inherited, nursery, leaders)
+
+    def _begin_to_lead(
+        self,
+        predecessor: Predecessor,
+        inherited: Inheritance,
+        nursery: trio.Nursery,
+        leaders: trio.Nursery,
+    ) -> None:
+        assert self.doors is not None, "they were handed over"
+        self.doors.claim()
+        self.succession.came_after = predecessor.instances
+        self.follower.lead()
+        self.credentials.forget_obtained()
+        for wire in (predecessor.wire, *inherited.draining):
+            leaders.start_soon(self.predecessors.follow, wire)
+        self._serve_doors(self.doors, nursery, leaders)
+
+    @property
+    def locks(self) -> Locks:
+        assert self._locks is not None, "who serves has them"
+        return self._locks
+
+    def release_locks(self) -> None:
+        """At the very end; those that another agent has too stay its own."""
+        if self._locks is not None:
+            self._locks.release()
+
+    def take_back(self) -> None:
+        """Another agent was given all, and did not say that it serves: put our own programs in force again."""
+        self.enroller.reassert()
+        self.capture.activate(self._cgroup)
+
+    async def retire(self, wire: Wire) -> None:
+        """Another agent serves the node now: relay what is open, and end."""
+        self.draining = Draining(self, wire)
+        tell_service_manager(f"MAINPID={wire.pid}")
+        self._leading.cancel()
+        self.enroller.retire()
+        self.policies.stop_leading()
+        self.follower.stop_leading()
+        self.records.save(for_good=True)
+        assert self.doors is not None, "who has served has doors"
+        trio.lowlevel.notify_closing(self.doors.succession)
+        self.doors.succession.close()
+        self.locks.release()
+        await self.draining.run()
+        if self.cluster is not None and not self._was_told_to_end:
+            await self.draining.idle()
+        self.stop()
+
+    def is_node_taken(self) -> bool:
+        """Whether some agent has this node."""
+        try:
+            Lock(self.config.paths.run_dir, "paths.run").release()
+        except StateError:
+            return True
+        return False
 
     async def _end_when_stopped(self, scope: trio.CancelScope) -> None:
         """Also while it is still waiting for something to begin with."""
         await self._stop.wait()
-        tell_service_manager(STOPPING)
+        if self.draining is None:
+            tell_service_manager(STOPPING)
         scope.cancel()
 
     def stop(self) -> None:
         """End `run` soon."""
         self._stop.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this agent is about to end, or has handed over already."""
+        return self._stop.is_set() or self.draining is not None
 
     def missing(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""
@@ -252,18 +375,8 @@ class Node:
         status = self.credentials.status(enrolled.workload.key)
         return status is not None and status.is_refused
 
-    async def _open_metrics(self) -> trio.SocketListener:
-        address = self.config.metrics_address
-        try:
-            listeners = await trio.open_tcp_listeners(address.port, host=str(address.address))
-        except OSError as error:
-            raise KernelError(
-                f"cannot listen on {address} for metrics ({error.strerror}): set metrics.address to a free port"
-            ) from error
-        return listeners[0]
-
-    async def _take_over(self, nursery: trio.Nursery) -> None:
-        await self.enroller.take_over(self._restored, nursery)
+    async def _take_over(self, nursery: trio.Nursery, listeners: dict[int, list[socket.socket]]) -> None:
+        await self.enroller.take_over(self.state_file.load(), nursery, listeners)
         self.enroller.egress.widen(self.policy.value)
         # Only now: the programs of the last agent were in force until here.
         self.capture.activate(self._cgroup)
@@ -274,20 +387,44 @@ class Node:
 
     def _guard_nothing(self) -> None:
         """Undo what an earlier agent did here for a cluster: nobody would let go what waits."""
-        Hold(self._programs, self.config.paths.bpf_dir).guard([])
-        Probes(self._programs, self.config.paths.bpf_dir).recognise(None)
+        Hold(self.programs, self.config.paths.bpf_dir).guard([])
+        Probes(self.programs, self.config.paths.bpf_dir).recognise(None)
 
-    async def _watch_signals(self) -> None:
+    async def _watch_signals(self, nursery: trio.Nursery) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
-                self.is_leaving = self.cluster is not None and await self.cluster.is_being_removed()
-                what = (
-                    "the mesh is being removed, everything is withdrawn"
-                    if self.is_leaving
-                    else "enrolled workloads stay captured"
-                )
-                log.info("stopping on %s; %s", signal.Signals(number).name, what)
-                self.stop()
+                await self._end_on(signal.Signals(number).name, nursery)
+
+    async def _end_on(self, name: str, nursery: trio.Nursery) -> None:
+        is_removed = self.cluster is not None and await self.cluster.is_being_removed()
+        is_second, self._was_told_to_end = self._was_told_to_end, True
+        if self.draining is not None:
+            if is_removed or is_second:
+                log.info("stopping on %s; what is relayed still is reset", name)
+                self.draining.end()
+            else:
+                self.draining.need_not_stay()
+                log.info("%s: going on until what is open has ended", name)
+        elif self.succession.successor is not None and not is_removed and not is_second:
+            log.info("%s: going on until agent %d has taken over", name, self.succession.successor)
+            nursery.start_soon(self._stop_unless_succeeded)
+        else:
+            self.is_leaving = is_removed
+            what = (
+                "the mesh is being removed, everything is withdrawn"
+                if is_removed
+                else "enrolled workloads stay captured"
+            )
+            log.info("stopping on %s; %s", name, what)
+            self.stop()
+
+    async def _stop_unless_succeeded(self) -> None:
+        with trio.move_on_after(SUCCESSOR_SECONDS):
+            while self.succession.successor is not None and self.draining is None:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        if self.draining is None:
+            log.info("nobody has taken over; enrolled workloads stay captured")
+            self.stop()
 
     async def _reconcile_for_ever(self, nursery: trio.Nursery) -> None:
         complaints: dict[WorkloadKey, str] = {}

@@ -44,6 +44,7 @@ class Outside:
         self._hold = hold
         self._connect_timeout = connect_timeout
         self._serving: set[int] = set()
+        self.carried = 0  # connections that are carried on now
 
     def admit(self, netns: NetworkNamespace, cookie: int, nursery: trio.Nursery) -> None:
         """A namespace is outside from now on: new connections pass untouched, what is held is carried on.
@@ -78,7 +79,7 @@ class Outside:
             async with trio.open_nursery() as nursery:
 
                 def serve(accepted: socket.socket) -> None:
-                    nursery.start_soon(_carry, accepted, outlet, places)
+                    nursery.start_soon(self._count_and_carry, accepted, outlet, places)
 
                 for listener in listeners:
                     nursery.start_soon(accept_until_closed, listener, serve)
@@ -86,6 +87,15 @@ class Outside:
                 for listener in listeners:
                     trio.lowlevel.notify_closing(listener)
                     listener.close()
+
+    async def _count_and_carry(
+        self, accepted: socket.socket, outlet: Outlet, places: trio.CapacityLimiter
+    ) -> None:
+        self.carried += 1
+        try:
+            await _carry(accepted, outlet, places)
+        finally:
+            self.carried -= 1
 
 
 async def _carry(accepted: socket.socket, outlet: Outlet, places: trio.CapacityLimiter) -> None:

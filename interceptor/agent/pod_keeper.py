@@ -20,11 +20,11 @@ from interceptor.identity.spiffe_id import SpiffeId
 from interceptor.kernel.pod_namespaces import find_pods_cgroup, open_pod, pod_cgroups
 from interceptor.node_pods.elsewhere import Elsewhere
 from interceptor.node_pods.pods import pods_of_node
-from interceptor.node_pods.steps import Enrol, Held, Relabel, Withdraw, steps
+from interceptor.node_pods.steps import Enrol, Held, Readdress, Relabel, Withdraw, steps
 from interceptor.workload import Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from interceptor.agent.enroller import Enroller
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from interceptor.agent.state import EnrolledState
     from interceptor.config import Config
     from interceptor.enrolment.registry import Registry
+    from interceptor.kernel.netns import NetworkNamespace
     from interceptor.kubernetes.cluster_watch import ClusterWatch
     from interceptor.node_pods.pods import NodePod
     from interceptor.node_pods.steps import Step
     from interceptor.proxy.snapshot import Snapshot
+    from interceptor.workload import IPAddress
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,17 @@ class PodKeeper:
         nursery.start_soon(self._wake_for_newcomers)
         with self._scope:
             await self._compare_for_ever(nursery)
+
+    async def admit(self, nursery: trio.Nursery) -> None:
+        """Let pods go that are outside of the mesh, and nothing else, until cancelled.
+
+        They are held since an earlier agent: of them may be the authority itself, for which ours has to wait.
+        """
+        while True:
+            cluster = self._watch.cluster
+            if cluster.pods.is_listed and cluster.namespaces.is_listed:
+                self._admit(pods_of_node(cluster, self._config.node, self._config.trust_domain), nursery)
+            await trio.sleep(RETRY_SECONDS)
 
     def stop(self) -> None:
         """Compare no more: all that is enrolled is about to be withdrawn."""
@@ -197,6 +210,8 @@ class PodKeeper:
             case Relabel():
                 await self._enroller.relabel(step.workload.key, step.workload.labels)
                 await self._redecide()
+            case Readdress():
+                await self._readdress(step, nursery)
             case Withdraw(may_drain=True):
                 # Until its last process has ended: nothing may reach it, or leave it, in plaintext. Then the node sees it.
                 if step.uid not in self._leaving:
@@ -204,6 +219,20 @@ class PodKeeper:
                 self._leaving.add(step.uid)
             case _:
                 await self._withdraw(step)
+
+    async def _readdress(self, step: Readdress, nursery: trio.Nursery) -> None:
+        """A pod whose sandbox was made anew has them in another namespace."""
+        try:
+            await self._enroller.readdress(step.workload.key, step.workload.addresses)
+        except EnrolmentError:
+            pid, netns = self._open(step)
+            before = self._enroller.get(step.workload.key)
+            if before is not None and netns.is_same_as(before.netns):
+                netns.close()
+                raise
+            if before is not None:
+                await self._enroller.withdraw(step.workload.key, cookie=before.cookie)
+            await self._enrol_in(step, pid, netns, nursery)
 
     async def _withdraw(self, step: Withdraw) -> None:
         key = step.held.workload.key
@@ -213,11 +242,19 @@ class PodKeeper:
             await self._enroller.withdraw(key, cookie=state.reference.cookie)
 
     async def _enrol(self, step: Enrol, nursery: trio.Nursery) -> None:
-        workload = step.workload
+        pid, netns = self._open(step)
+        await self._enrol_in(step, pid, netns, nursery)
+
+    def _open(self, step: Enrol | Readdress) -> tuple[int, NetworkNamespace]:
         cgroup = pod_cgroups(self._parent()).by_uid.get(step.uid)
         if cgroup is None:
             raise EnrolmentError(f"no cgroup below {self._parent()} is that of the pod yet")
-        pid, netns = open_pod(cgroup, workload.addresses)
+        return open_pod(cgroup, step.workload.addresses)
+
+    async def _enrol_in(
+        self, step: Enrol | Readdress, pid: int, netns: NetworkNamespace, nursery: trio.Nursery
+    ) -> None:
+        workload = step.workload
         try:
             reference = NamespaceReference.of(netns, process=Process.find(pid))
         except BaseException:
@@ -247,14 +284,18 @@ class PodKeeper:
 
     def _held(self) -> Iterator[Held]:
         """The pods that are enrolled, or cut off, as workloads."""
-        for state in self._states():
-            if state.pod_uid is not None:
-                identity = SpiffeId(self._config.trust_domain, state.key.namespace, state.service_account)
-                addresses = tuple(address for address in state.addresses if not address.is_link_local)
-                yield Held(
-                    state.pod_uid,
-                    Workload(state.key, identity, addresses, self._config.node, state.labels),
-                )
+        for enrolled in self._enroller.enrolled:
+            if enrolled.state.pod_uid is not None:
+                yield Held(enrolled.state.pod_uid, self._as_workload(enrolled.state, enrolled.claim))
+        for cut_off in self._enroller.cut_off:
+            if cut_off.state.pod_uid is not None:
+                yield Held(cut_off.state.pod_uid, self._as_workload(cut_off.state), is_cut_off=True)
+
+    def _as_workload(self, state: EnrolledState, claim: Collection[IPAddress] | None = None) -> Workload:
+        identity = SpiffeId(self._config.trust_domain, state.key.namespace, state.service_account)
+        addresses = state.addresses if claim is None else claim
+        own = tuple(address for address in addresses if not address.is_link_local)
+        return Workload(state.key, identity, own, self._config.node, state.labels)
 
     def waiting_for(self) -> list[str]:
         """What must be so before the node is ready: later troubles are those of single pods."""

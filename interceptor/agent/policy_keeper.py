@@ -89,6 +89,7 @@ class PolicyKeeper:
         self._asked_at = now()
         self._tried_at = -inf  # of trio's clock
         self._lock = trio.Lock()
+        self._leads = True
         self.error = ""
         self.loaded_at = now()
 
@@ -132,6 +133,11 @@ class PolicyKeeper:
         log.error("%s; everything is denied until that is repaired", pending)
         self._audit.policy_refused("start of the agent", error)
         self._metrics.set_policies(0, refused=True)
+
+    def stop_leading(self) -> None:
+        """Go on asking about what is open here; what is to be written and captured is another agent's from now on."""
+        self._leads = False
+        self._capturing = None
 
     async def run(self) -> None:
         """Follow the files and the expiry of exceptions, for ever."""
@@ -221,7 +227,8 @@ class PolicyKeeper:
         closed = await self.redecide()
         changes = await trio.to_thread.run_sync(changes_between, before.documents, policies.documents)
         diff = await trio.to_thread.run_sync(diff_between, self._texts, loaded.all_texts, changes)
-        self._audit.policy_changed(by, changes, closed, diff)
+        if self._leads:
+            self._audit.policy_changed(by, changes, closed, diff)
         self._accept(loaded)
         await trio.to_thread.run_sync(self._remember, loaded)
         summary = ", ".join(f"{len(names)} {what}" for what, names in changes.items())
@@ -271,7 +278,7 @@ class PolicyKeeper:
     def _remember(self, loaded: PolicyTexts) -> None:
         """Keep on the disk which documents are in force, to know what becomes of them while no agent runs."""
         documents = digests(loaded.texts)
-        if self._remembered() != documents:
+        if self._leads and self._remembered() != documents:
             try:
                 write_atomically(self._marker, json.dumps({"documents": documents}).encode())
             except InterceptorError as error:
@@ -304,7 +311,8 @@ class PolicyKeeper:
     def _refuse(self, error: str, by: str) -> None:
         if error != self.error:
             log.error("policies refused, those before stay in force: %s", error)
-            self._audit.policy_refused(by, error)
+            if self._leads:
+                self._audit.policy_refused(by, error)
         self.error = error
         self._metrics.set_policies(len(self._policy.value.documents), refused=True)
 

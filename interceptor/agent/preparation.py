@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.agent.claims import own_addresses
-from interceptor.agent.listeners import open_listeners, steering_slots
+from interceptor.agent.listeners import adopt_listeners, open_listeners, steering_slots
 from interceptor.agent.members import Enrolled
 from interceptor.agent.state import EnrolledState
 from interceptor.agent.workload_context import workload_context
@@ -18,6 +18,7 @@ from interceptor.proxy.workload_proxy import WorkloadProxy
 from interceptor.workload import Workload, WorkloadKey
 
 if TYPE_CHECKING:
+    import socket
     from contextlib import ExitStack
 
     from interceptor.agent.claims import Claims
@@ -36,6 +37,8 @@ class Preparation:
         self._capture = shared.capture
         self._members = members
         self._claims = claims
+        # Listening sockets of the agent before this one, by netns cookie; connections may be waiting in them.
+        self.handed_over: dict[int, list[socket.socket]] = {}
 
     def prepare(
         self,
@@ -50,15 +53,18 @@ class Preparation:
         key = workload.key
         state = self._write_down(workload, request, netns, undo) if previous is None else previous
         install_return_path(netns)
-        listeners = open_listeners(netns, undo)
         cookie = netns.cookie()
+        listeners = adopt_listeners(self.handed_over.pop(cookie, ()), netns, undo)
+        listeners = listeners or open_listeners(netns, undo)
         proxy = WorkloadProxy(
             workload_context(workload, netns, self._shared),
             outbound_listeners=listeners[OUTBOUND_PORT],
             plaintext_listeners=listeners[INBOUND_PLAINTEXT_PORT],
             tunnel_listeners=listeners[INBOUND_TUNNEL_PORT],
         )
-        enrolled = Enrolled(state, netns, cookie, proxy, trio.CancelScope(), workload.addresses)
+        enrolled = Enrolled(
+            state, netns, cookie, proxy, trio.CancelScope(), workload.addresses, _claim(request, previous)
+        )
         self._members.enrolled[key] = enrolled
         undo.callback(self._members.enrolled.pop, key)
         undo.callback(lambda: self._capture.set_prefixes(self._members.captured_networks(without=key)))
@@ -115,3 +121,10 @@ class Preparation:
         self._members.save()
         undo.callback(remove_return_path, netns, sysctls)
         return state
+
+
+def _claim(request: Request, previous: EnrolledState | None) -> frozenset[IPAddress] | None:
+    """What a pod's API said last; of one that is taken over, what it had of it."""
+    if previous is not None:
+        return frozenset(previous.addresses) if previous.pod_uid is not None else None
+    return frozenset(request.pod.addresses) if request.pod is not None else None

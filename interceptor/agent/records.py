@@ -106,8 +106,14 @@ class Records:
                     next_save = trio.current_time() + SAVE_SECONDS
                     await trio.to_thread.run_sync(_save, self._remembered())
         finally:
-            self._flush()
-            _save(self._remembered())
+            self.save()
+
+    def save(self, *, for_good: bool = False) -> None:
+        """Write what is queued and what is remembered; `for_good`: from now on another agent remembers."""
+        self._flush()
+        _save(self._remembered())
+        if for_good:
+            self._memories = ()
 
     def remember(self, now: float) -> None:
         """Take over what an agent before this one saw within the hour before `now` (Unix seconds)."""

@@ -202,9 +202,33 @@ class Lock:
             os.close(self._fd)
             raise StateError(f"the directory {directory} was removed just now: try again")
 
+    @property
+    def fd(self) -> int:
+        return self._fd
+
     def release(self) -> None:
-        """Let the next one have it."""
+        """Let the next one have it, unless somebody else has it too (`adopt`)."""
         os.close(self._fd)
+
+
+class AdoptedLock(Lock):
+    """One that another process took, and handed on by its descriptor."""
+
+    def __init__(self, fd: int, directory: Path) -> None:
+        """The descriptor is ours to close; StateError when it holds no lock, or not that of the directory."""
+        self._fd = fd
+        try:
+            is_ours = os.path.samestat(os.fstat(fd), directory.stat())
+            # Of the same open file this is no change; of another, it is refused while somebody has the lock.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.release()
+            raise StateError(
+                f"the lock of {directory} that was handed over is none ({error.strerror})"
+            ) from error
+        if not is_ours:
+            self.release()
+            raise StateError(f"the lock that was handed over is not that of {directory}")
 
 
 def _lock_holder(fd: int) -> str:

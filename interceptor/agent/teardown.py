@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.agent import audit
+from interceptor.agent.directories import BPFFS, MOUNTED_BY_US
+from interceptor.agent.handover_wire import SOCKET_NAME
 from interceptor.agent.joined_authority import TRUST_COPY, TRUST_FILE
 from interceptor.agent.kept_identity import SECRET_FILE, KeptIdentity
-from interceptor.agent.main import BPFFS, MOUNTED_BY_US
 from interceptor.agent.members import remove_run
 from interceptor.agent.policy_keeper import MARKER
 from interceptor.agent.records import PLAINTEXT_FILE, RECENT_FILE
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 10.0
 OWNER_SECONDS = 5.0  # for each signal
-_RUN_FILES = ("admin.sock", "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
+_RUN_FILES = ("admin.sock", SOCKET_NAME, "workloads.json", ".workloads.json.new", MOUNTED_BY_US)
 _RUN_DIRECTORIES = ("hosts", "netns", "kernel-headers")
 _STATE_FILES = (
     "connections.jsonl",

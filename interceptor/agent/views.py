@@ -108,6 +108,7 @@ class Views:
             "programs_attached": attached,
             "workloads": len(node.enroller.enrolled),
             "degraded_workloads": list(degraded),
+            "draining": node.predecessors.shown(),
             "connections_open": sum(len(each.proxy.context.live) for each in node.enroller.enrolled),
             "handshakes_captured": node.capture.pending_flows(),
             "authority": self._authority(),

@@ -12,11 +12,14 @@ from interceptor.authority_service.cluster_nodes import ClusterNodes
 from interceptor.authority_service.desk import DeskLimits
 from interceptor.authority_service.leadership import Leadership
 from interceptor.authority_service.pod_tokens import PodTokens
+from interceptor.authority_service.policy_status import PolicyStatus
 from interceptor.authority_service.replica import Replica
 from interceptor.authority_service.serve import serve
 from interceptor.authority_service.shared_state import SharedState
 from interceptor.kubernetes.cluster_watch import ClusterWatch
 from interceptor.kubernetes.resource import NAMESPACES, PODS
+from interceptor.policy.mesh_names import MeshNames
+from interceptor.policy.parse import parse_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +27,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from interceptor.cluster.head import ObjectKey
+    from interceptor.identity.spiffe_id import TrustDomain
     from interceptor.kubernetes.client import ApiClient
+    from interceptor.node_pods.policies import Parse
+    from interceptor.policy.documents import Document
     from interceptor.shared_authority.names import SharedAuthority
     from interceptor.workload import Endpoint
+
+
+def _parser(trust_domain: TrustDomain) -> Parse:
+    """The parser of the agents, of which our manifests leave everything else as it is by default."""
+    mesh = MeshNames(trust_domain=trust_domain.name)
+
+    def parse(place: str, text: str) -> tuple[Document, ...]:
+        return parse_file(place, text, mesh)
+
+    return parse
 
 
 async def serve_shared(
@@ -60,7 +76,9 @@ async def serve_shared(
             pods = ClusterWatch(client, (NAMESPACES, PODS))
             nodes = ClusterNodes(client, pods, agents, shared.nodes)
             began_at = store.issuer(now()).root.not_valid_before_utc
+            policies = PolicyStatus(client, leadership, _parser(shared.trust_domain), me, now)
             async with trio.open_nursery() as tasks:
+                tasks.start_soon(policies.run, shared.secret.namespace)
                 for task in (replica.follow, replica.lead):
                     tasks.start_soon(task, store)
                 for task_of_nodes in (nodes.follow, nodes.tell):

@@ -49,19 +49,26 @@ def _token_options(command: F) -> F:
 
 @click.command()
 @_token_options
+@click.option(
+    "--take-over", is_flag=True, help="Start another agent, and let the one that runs hand over to it."
+)
 @pass_session
-def up(session: Session, join_token: str | None, join_token_file: TextIO | None) -> None:
+def up(session: Session, join_token: str | None, join_token_file: TextIO | None, take_over: bool) -> None:
     """Start the agent in the background and wait until it is ready.
 
     \b
     It keeps its own certificate authority in /var/lib/interceptor, unless the
     configuration names another (authority.address): the first start then needs a token,
     and so does the first one after a boot. Workloads that an earlier agent had enrolled,
-    and that still run, are taken over. When an agent is running already, nothing is done.
+    and that still run, are taken over. When an agent is running already, nothing is done,
+    unless --take-over is given: then a new one, of another version or configuration
+    perhaps, is handed the node by it without a connection being lost. The old one ends
+    when what was open there has ended, or after limits.drainTime.
 
     \b
     Examples:
       sudo interceptor up
+      sudo interceptor up --take-over
       sudo interceptor --config my.yaml up
       sudo interceptor up --join-token-file token.txt
     """
@@ -72,6 +79,9 @@ def up(session: Session, join_token: str | None, join_token_file: TextIO | None)
     except AgentError:
         pass
     else:
+        if take_over:
+            _replace(session, status, token)
+            return
         if token is not None:
             raise AgentError(
                 f"the agent runs already (pid {status['pid']}) and will not look at the token: end it with 'kill "
@@ -82,6 +92,17 @@ def up(session: Session, join_token: str | None, join_token_file: TextIO | None)
     started = time.monotonic()
     status = _start(session, token)
     click.echo(f"ready after {time.monotonic() - started:.1f} s: {_summary(status)}")
+    for problem in status["problems"]:
+        session.progress(f"warning: {problem}")
+
+
+def _replace(session: Session, before: dict[str, Any], token: str | None) -> None:
+    started = time.monotonic()
+    status = _start(session, token, before=before["pid"])
+    click.echo(
+        f"ready after {time.monotonic() - started:.1f} s: pid {status['pid']} took over from pid {before['pid']}, "
+        f"{_summary(status)}"
+    )
     for problem in status["problems"]:
         session.progress(f"warning: {problem}")
 
@@ -127,11 +148,20 @@ def down(session: Session, keep_state: bool, remove_audit: bool) -> None:
 @click.command()
 @_token_options
 @click.option(
+    "--take-over",
+    is_flag=True,
+    help="Let an agent that serves this node hand over, instead of refusing to start.",
+)
+@click.option(
     "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), help="Configuration file."
 )
 @pass_session
 def agent(
-    session: Session, join_token: str | None, join_token_file: TextIO | None, config_path: Path | None
+    session: Session,
+    join_token: str | None,
+    join_token_file: TextIO | None,
+    take_over: bool,
+    config_path: Path | None,
 ) -> None:
     """Run the agent in the foreground, as systemd or a DaemonSet does.
 
@@ -139,7 +169,8 @@ def agent(
     It ends on SIGTERM or SIGINT; enrolled workloads stay captured then, and their
     connections are refused until an agent is back ('interceptor down' ends that).
     In a cluster it withdraws everything when its DaemonSet or namespace is being
-    removed. Its log goes to standard error.
+    removed. Its log goes to standard error. With --take-over an agent that runs already
+    goes on until this one is ready, and then hands the node over.
 
     \b
     Examples:
@@ -150,7 +181,7 @@ def agent(
 
     session = session if config_path is None else Session(config_path)
     token = _token(session, join_token, join_token_file)
-    if run_agent(session.config, session.progress, token=token):
+    if run_agent(session.config, session.progress, token=token, take_over=take_over):
         tear_down(session.config, keep_state=False, remove_audit=True, progress=session.progress)
 
 
@@ -179,18 +210,18 @@ def _summary(status: dict[str, Any]) -> str:
     )
 
 
-def _start(session: Session, token: str | None) -> dict[str, Any]:
-    """Start the agent and tell what it does, until it is ready; its status then."""
+def _start(session: Session, token: str | None, *, before: int | None = None) -> dict[str, Any]:
+    """Start the agent and tell what it does, until it is ready; its status then.  It takes over from agent `before`."""
     from interceptor.agent.state import private_directory
 
     private_directory(session.config.paths.state_dir)
     log_path = session.config.paths.state_dir / "agent.log"
     with open(log_path, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
         position = log.tell()
-        process = _spawn(session, log.fileno(), token)
+        process = _spawn(session, log.fileno(), token, take_over=before is not None)
     session.progress(f"starting the agent (pid {process.pid}, log {log_path})")
     try:
-        return _wait_until_ready(session, process, log_path, position)
+        return _wait_until_ready(session, process, log_path, position, before)
     except KeyboardInterrupt:
         # Whoever interrupts the start does not want it; workloads of the last agent stay captured.
         process.terminate()
@@ -199,7 +230,11 @@ def _start(session: Session, token: str | None) -> dict[str, Any]:
 
 
 def _wait_until_ready(
-    session: Session, process: subprocess.Popen[bytes], log_path: Path, position: int
+    session: Session,
+    process: subprocess.Popen[bytes],
+    log_path: Path,
+    position: int,
+    before: int | None = None,
 ) -> dict[str, Any]:
     deadline = time.monotonic() + START_SECONDS
     reported, status, waits_since, told = 0, None, time.monotonic(), ""
@@ -213,6 +248,8 @@ def _wait_until_ready(
         if has_ended:
             raise AgentError(_why_it_ended(lines, process.returncode, log_path))
         status = _status(session)
+        if status is not None and before is not None and status["pid"] == before:
+            status = None  # it has not handed over yet
         if status is not None and status["ready"]:
             return status
         if time.monotonic() - waits_since > TELL_SECONDS and (waiting := _what_it_waits_for(status)) not in (
@@ -235,11 +272,12 @@ def _what_it_waits_for(status: dict[str, Any] | None) -> str:
     return "".join(f", {each}" for each in found if each)
 
 
-def _spawn(session: Session, log_fd: int, token: str | None) -> subprocess.Popen[bytes]:
+def _spawn(session: Session, log_fd: int, token: str | None, *, take_over: bool) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "interceptor"]
     if session.config_path is not None:
         command += ["--config", str(session.config_path.absolute())]
     command += ["agent"] if token is None else ["agent", "--join-token-file", "-"]
+    command += ["--take-over"] if take_over else []
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
         command,
         stdin=subprocess.DEVNULL if token is None else subprocess.PIPE,

@@ -66,6 +66,13 @@ _OPTIONS = (
     _value("metricsAddress", "ADDRESS:PORT", "Of the agents' metrics.", default=_DEFAULTS.metrics_address),
     _value("cgroup", "PATH", "Where nodes have cgroup v2.", default=_DEFAULTS.cgroup),
     _value("podsCgroup", "PATH", "The cgroup of all pods.  [default: found by the agent]"),
+    _value(
+        "podConditions",
+        "",
+        "Whether pods' status tells how they stand; needs Kubernetes 1.30.",
+        choices=("write", "omit"),
+        default="write",
+    ),
     _value("crds", "", "Definitions of Istio's policies.", choices=Definitions, default=_DEFAULTS.crds),
 )
 

@@ -138,12 +138,21 @@ def _status_lines(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("policies", f"{answer['policies']}"),
         ("workloads", f"{answer['workloads']}" + (f", {degraded} not well" if degraded else "")),
         ("connections", f"{answer['connections_open']} open, {captured} captured since the start"),
+        *(("draining", _draining(each)) for each in answer["draining"]),
         ("authority", _authority(answer)),
         ("metrics", f"http://{answer['metrics_address']}/metrics"),
     ]
     if refused:
         lines.append(("kernel", f"{refused} refused (-o json shows why)"))
     return lines
+
+
+def _draining(before: Mapping[str, Any]) -> str:
+    """An agent that has handed over, and what it still has."""
+    if before["until"] is None:
+        return f"pid {before['pid']}, which has handed over just now"
+    left = in_seconds(max(0.0, seconds_until(before["until"], _now())))
+    return f"pid {before['pid']} has handed over and relays {before['connections']} connections, for at most {left}"
 
 
 def _authority(answer: Mapping[str, Any]) -> str:

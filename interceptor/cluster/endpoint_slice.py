@@ -14,7 +14,7 @@ SERVICE_LABEL: Final = "kubernetes.io/service-name"
 MAX_ENDPOINTS: Final = 1000  # API reference, EndpointSlice: so many at most
 MAX_PORTS: Final = 1024
 MAX_ADDRESSES: Final = 100
-MAX_ZONES: Final = 8
+MAX_HINTS: Final = 8  # of nodes, and of zones
 _FAMILIES: Final = ("IPv4", "IPv6")
 _TCP: Final = "TCP"
 
@@ -31,13 +31,15 @@ class PodReference:
 class Backend:
     """One endpoint of a service.
 
-    `pod` is None for what is said to be no pod; who is really at the address, only the pods themselves tell. `hint_zones` are the zones from which it should be used; `hostname` is its name below the service's.
+    `pod` is None for what is said to be no pod; who is really at the address, only the pods themselves tell.
+    `hint_zones` and `hint_nodes` are where it should be used; `hostname` is its name below the service's.
     """
 
     address: IPAddress
     pod: PodReference | None
     node: str | None
     hint_zones: tuple[str, ...]
+    hint_nodes: tuple[str, ...]
     hostname: str | None
     is_ready: bool
     is_serving: bool
@@ -90,18 +92,23 @@ def _backends(head: Head, fields: Fields) -> Iterator[Backend]:
     for endpoint in fields.parts("endpoints", MAX_ENDPOINTS):
         conditions = endpoint.part("conditions")
         is_ready = conditions.flag("ready", default=True)
-        zones = endpoint.part("hints").parts("forZones", MAX_ZONES)
+        hints = endpoint.part("hints")
         node = endpoint.optional_text("nodeName")
         yield Backend(
             address=parse_address((endpoint.texts("addresses", MAX_ADDRESSES) or [""])[0]),
             pod=_pod(head, endpoint.part("targetRef")),
             node=sys.intern(node) if node else None,
-            hint_zones=tuple(sys.intern(zone.text("name")) for zone in zones),
+            hint_zones=_hints(hints, "forZones"),
+            hint_nodes=_hints(hints, "forNodes"),
             hostname=endpoint.optional_text("hostname"),
             is_ready=is_ready,
             is_serving=conditions.flag("serving", default=is_ready),
             is_terminating=conditions.flag("terminating", default=False),
         )
+
+
+def _hints(hints: Fields, name: str) -> tuple[str, ...]:
+    return tuple(sys.intern(each.text("name")) for each in hints.parts(name, MAX_HINTS))
 
 
 def _pod(head: Head, target: Fields) -> PodReference | None:

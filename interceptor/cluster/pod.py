@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from interceptor.cluster.condition import POD_CONDITION, Told, told
 from interceptor.cluster.fields import Fields
 from interceptor.cluster.head import Head, parse_labels
 from interceptor.cluster.probe_ports import probe_ports
@@ -31,7 +32,8 @@ class Pod:
     """One pod.
 
     `node` is None until it is scheduled, `service_account` for mirrors of static pods, which have none; `is_deleting`
-    says that it was asked to end; `probe_ports` are those that its kubelet connects to.
+    says that it was asked to end; `probe_ports` are those that its kubelet connects to; `told` is what an agent of ours
+    wrote into its status.
     """
 
     head: Head
@@ -43,6 +45,7 @@ class Pod:
     addresses: tuple[IPAddress, ...]
     is_deleting: bool
     probe_ports: tuple[int, ...] = ()
+    told: Told | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -70,6 +73,7 @@ def parse_pod(head: Head, value: object) -> Pod:
         addresses=_addresses(status),
         is_deleting=metadata.optional_text("deletionTimestamp") is not None,
         probe_ports=probe_ports(fields.any("spec")),
+        told=told(value, POD_CONDITION),
     )
 
 

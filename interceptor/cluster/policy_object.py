@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from interceptor.cluster.condition import POLICY_CONDITION, Told, told
 from interceptor.cluster.fields import Fields
 from interceptor.cluster.head import Head
 from interceptor.errors import InvalidInput
@@ -13,17 +14,23 @@ API_VERSION: Final = "security.istio.io/v1"
 PEER_AUTHENTICATION: Final = "PeerAuthentication"
 AUTHORIZATION_POLICY: Final = "AuthorizationPolicy"
 MAX_CHARACTERS: Final = 256 * 1024
+MAX_GENERATION: Final = 2**63 - 1
 # The whole object once more, as it was given to kubectl.
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyObject:
-    """One object; `text` is its document in JSON, which is YAML, without what the API adds."""
+    """One object; `text` is its document in JSON, which is YAML, without what the API adds.
+
+    `generation` counts the changes of what it says; `told` is what the authority wrote into its status.
+    """
 
     head: Head
     sort: str
     text: str
+    generation: int = 0
+    told: Told | None = None
 
     @property
     def place(self) -> str:
@@ -45,7 +52,8 @@ def parse_policy_object(sort: str, head: Head, value: object) -> PolicyObject:
         raise InvalidInput(
             f"{sort} {head.key} has {len(text)} characters, at most {MAX_CHARACTERS} are allowed"
         )
-    return PolicyObject(head, sort, text)
+    generation = fields.part("metadata").number("generation", 0, MAX_GENERATION) or 0
+    return PolicyObject(head, sort, text, generation, told(value, POLICY_CONDITION))
 
 
 parse_peer_authentication = partial(parse_policy_object, PEER_AUTHENTICATION)

@@ -2,11 +2,11 @@
 
 The tunnel ends at a pod, so what the application dialled must be a pod's address by then. The rules are those of
 kubernetes.io, "Virtual IPs and Service Proxies": ready endpoints; when there is none, those that serve while they end;
-`internalTrafficPolicy: Local` for the cluster's own addresses; zone hints when every endpoint has them and one is for
-our zone. A service of which nothing is in the mesh is left to kube-proxy.
+`internalTrafficPolicy: Local` for the cluster's own addresses; hints for nodes or zones when every ready endpoint has
+them and one is for ours. A service of which nothing is in the mesh is left to kube-proxy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from interceptor.cluster.membership import membership, why_namespace_is_outside
 from interceptor.cluster.pod import Pod
 from interceptor.cluster.service import Service, ServicePort
 from interceptor.identity.spiffe_id import TrustDomain
-from interceptor.workload import Endpoint, IPAddress
+from interceptor.workload import Endpoint, IPAddress, IPNetwork
 
 
 class Outcome(StrEnum):
@@ -66,16 +66,22 @@ class _Target:
     is_certain: bool
 
 
-def resolve(cluster: Cluster, destination: Endpoint, client: Client, trust_domain: TrustDomain) -> Resolution:
-    """Say where a connection may lead."""
+def resolve(
+    cluster: Cluster,
+    destination: Endpoint,
+    client: Client,
+    trust_domain: TrustDomain,
+    mesh: Iterable[IPNetwork] = (),
+) -> Resolution:
+    """Say where a connection may lead; in the ranges `mesh` an address of which nothing is known may be a new pod's."""
     pod = cluster.pod_at(destination.address)
     if pod is not None:
         return Resolution(Outcome.POD, candidates=(Candidate(destination, pod),))
     service = cluster.service_at(destination.address)
-    if service is None:
+    if service is None or cluster.pods.find(destination.address):  # of several pods it is no service's either
         return Resolution(Outcome.UNTOUCHED)
     port = service.port(destination.port)
-    targets = tuple(_targets(cluster, service, port, destination.address))
+    targets = tuple(_targets(cluster, service, port, destination.address, tuple(mesh)))
     if not _is_in_mesh(cluster, service, targets, trust_domain):
         return Resolution(Outcome.UNTOUCHED, service, port)
     if port is None:
@@ -87,7 +93,11 @@ def resolve(cluster: Cluster, destination: Endpoint, client: Client, trust_domai
 
 
 def _targets(
-    cluster: Cluster, service: Service, port: ServicePort | None, like: IPAddress
+    cluster: Cluster,
+    service: Service,
+    port: ServicePort | None,
+    like: IPAddress,
+    mesh: tuple[IPNetwork, ...],
 ) -> Iterator[_Target]:
     """The service's endpoints in the address family of `like`, for that port; for any, if it has not that port."""
     for each in cluster.slices_of(service):
@@ -96,18 +106,18 @@ def _targets(
             continue
         for backend in each.backends:
             if backend.address.version == like.version:
-                pod, is_certain = _pod_of(cluster, backend)
+                pod, is_certain = _pod_of(cluster, backend, mesh)
                 yield _Target(backend, Candidate(Endpoint(backend.address, number), pod), is_certain)
 
 
-def _pod_of(cluster: Cluster, backend: Backend) -> tuple[Pod | None, bool]:
+def _pod_of(cluster: Cluster, backend: Backend, mesh: tuple[IPNetwork, ...]) -> tuple[Pod | None, bool]:
     """The pod at a backend's address, if any, and whether that is certain: it is not when it should be another one.
 
     Who is there is told by the pods: a slice may be older or newer than what we know of them, or somebody's.
     """
     there = cluster.pod_at(backend.address)
     if backend.pod is None:
-        return there, True
+        return there, there is not None or not any(backend.address in cidr for cidr in mesh)
     meant = cluster.pods.get(backend.pod.key)
     if meant is None or meant.head.uid != backend.pod.uid:
         return None, False
@@ -141,13 +151,23 @@ def _eligible(targets: Sequence[_Target], client: Client, *, is_local: bool) -> 
         if target.is_certain and (not is_local or target.backend.node == client.node)
     ]
     ready = [target for target in near if target.backend.is_ready]
-    ending = [target for target in near if target.backend.is_serving and target.backend.is_terminating]
-    usable = ready or ending
-    return usable if is_local else _hinted(usable, client.zone)
+    if not ready:
+        return [target for target in near if target.backend.is_serving and target.backend.is_terminating]
+    return ready if is_local else _hinted(ready, client)
 
 
-def _hinted(targets: Sequence[_Target], zone: str | None) -> Sequence[_Target]:
-    """Those with a hint for our zone, if each has hints and there are any; else all."""
-    if not all(target.backend.hint_zones for target in targets):
-        return targets
-    return [target for target in targets if zone in target.backend.hint_zones] or targets
+def _hinted(targets: Sequence[_Target], client: Client) -> Sequence[_Target]:
+    """Those with a hint for our node, or else our zone, if each has such hints and there are any; else all."""
+    return (
+        _meant_for(client.node, targets, lambda backend: backend.hint_nodes)
+        or _meant_for(client.zone, targets, lambda backend: backend.hint_zones)
+        or targets
+    )
+
+
+def _meant_for(
+    place: str | None, targets: Sequence[_Target], hints: Callable[[Backend], Sequence[str]]
+) -> Sequence[_Target]:
+    if not all(hints(target.backend) for target in targets):
+        return ()
+    return [target for target in targets if place in hints(target.backend)]

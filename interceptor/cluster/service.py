@@ -60,7 +60,8 @@ def parse_service(head: Head, value: object) -> Service:
     ingress = fields.part("status").part("loadBalancer").parts("ingress", MAX_ADDRESSES)
     others = [
         *spec.texts("externalIPs", MAX_ADDRESSES),
-        *(each.optional_text("ip") or "" for each in ingress),
+        # A load balancer with the mode Proxy is to be reached itself (API reference, LoadBalancerIngress).
+        *(each.optional_text("ip") or "" for each in ingress if each.optional_text("ipMode") != "Proxy"),
     ]
     return Service(
         head=head,

@@ -72,6 +72,8 @@ limits:
   pendingHandshakes: 1000
   # Connections are closed when they are older than this; left out, they may be as old as they like.
   #connectionMaxAge: 12h
+  # For so long an agent that has handed the node over to another one goes on relaying what was open.
+  drainTime: 5m
   # The file of records is rotated at this size; one rotated file is kept.
   recordsBytes: 16777216
 
@@ -92,6 +94,8 @@ kubernetes:
   # The cgroup of the kubelet, whose probes of declared ports pass in STRICT mode too; that of the process 'kubelet'
   # when left out.
   #kubeletCgroup: /sys/fs/cgroup/system.slice/kubelet.service
+  # Whether the status of each pod tells how it stands, as the condition interceptor.io/Enrolled: write or omit.
+  #podConditions: write
 
 metrics:
   # Where Prometheus scrapes. It shows names of workloads, so keep it on loopback or behind a firewall.

@@ -70,6 +70,7 @@ class LimitsConfig:
     connections_per_workload: int = 10_000
     pending_handshakes: int = 1_000
     connection_max_age: timedelta | None = None  # None: as long as both ends like
+    drain_time: timedelta = timedelta(minutes=5)  # for what is open when another agent has taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class KubernetesConfig:
 
     Without `server` the API is asked as every pod does; without `pods_cgroup` and `kubelet_cgroup` they are looked for
     below the root of cgroup v2. The two files together make the token with which the node joins its authority.
+    `pod_conditions` says whether the status of its pods tells how they stand.
     """
 
     join_token_file: Path = Path("/var/run/secrets/interceptor/token")
@@ -103,6 +105,7 @@ class KubernetesConfig:
     ca_file: Path | None = None
     pods_cgroup: Path | None = None
     kubelet_cgroup: Path | None = None
+    pod_conditions: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class Config:
                     "connectionMaxAge": (
                         _duration(limits.connection_max_age) if limits.connection_max_age else None
                     ),
+                    "drainTime": _duration(limits.drain_time),
                     "recordsBytes": self.records.max_bytes,
                 },
                 "metrics": {"address": str(self.metrics_address)},
@@ -176,6 +180,7 @@ class Config:
 
 def _shown_cluster(cluster: KubernetesConfig) -> dict[str, str | None]:
     return {
+        "podConditions": "write" if cluster.pod_conditions else "omit",
         "joinTokenFile": str(cluster.join_token_file),
         "rootFile": str(cluster.root_file),
         "server": cluster.server,

@@ -33,6 +33,7 @@ from interceptor.config.values import (
     parse_mesh_cidr,
     parse_node,
     parse_path,
+    parse_pod_conditions,
     parse_run_dir,
 )
 from interceptor.errors import ConfigError, InvalidInput, quoted
@@ -115,6 +116,9 @@ class _Reader:
             ca_file=self._get_or_none("kubernetes.caFile", parse_path),
             pods_cgroup=self._get_or_none("kubernetes.podsCgroup", parse_path),
             kubelet_cgroup=self._get_or_none("kubernetes.kubeletCgroup", parse_path),
+            pod_conditions=self._get(
+                "kubernetes.podConditions", parse_pod_conditions, default.pod_conditions
+            ),
         )
         return section if is_there else None
 
@@ -177,6 +181,10 @@ class _Reader:
             pending_handshakes=self._get_count("limits.pendingHandshakes", 1, 100_000, handshakes),
             connection_max_age=self._get_or_none(
                 "limits.connectionMaxAge", _duration(timedelta(seconds=1), timedelta(days=365))
+            ),
+            # A node's certificate lives for a day, and a drained agent has nobody who renews it.
+            drain_time=self._get(
+                "limits.drainTime", _duration(timedelta(0), timedelta(hours=12)), default.drain_time
             ),
         )
 

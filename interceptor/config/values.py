@@ -116,6 +116,13 @@ def parse_bridge_ipv6(text: str) -> IPv6Interface:
     return interface
 
 
+def parse_pod_conditions(text: str) -> bool:
+    """Whether conditions are written; raises InvalidInput."""
+    if text not in ("write", "omit"):
+        raise InvalidInput(f"{quoted(text)} is neither write nor omit")
+    return text == "write"
+
+
 def parse_path(text: str) -> Path:
     """An absolute path without '..' and control characters."""
     path = Path(text)

@@ -76,6 +76,7 @@ class Credentials:
         self._queue = SigningQueue()
         self._outages = OutageLog()
         self._workloads: dict[WorkloadKey, tuple[SpiffeId, Renewal[X509Svid]]] = {}
+        self._obtained: dict[WorkloadKey, X509Svid] = {}  # before anybody kept them fresh
         self.node: Renewal[NodeSvid] | None = None
 
     def status(self, key: WorkloadKey) -> CredentialStatus | None:
@@ -120,8 +121,18 @@ class Credentials:
             if renewal.last_error is not None:
                 renewal.bring_forward(spread)
 
+    async def obtain(self, workload: Workload) -> None:
+        """Have a workload's first certificate, before anybody serves it; again does nothing.  InterceptorError."""
+        if workload.key not in self._obtained:
+            async with self._queue.place(urgent=True):
+                self._obtained[workload.key] = await self._issue(workload.identity)
+
+    def forget_obtained(self) -> None:
+        """Those that nobody has begun to keep fresh are of no use."""
+        self._obtained.clear()
+
     async def keep_fresh(self, workload: Workload, publish: Callable[[X509Svid], None]) -> None:
-        """Issue, publish, wait, and again, until cancelled; the first one as soon as it can be had."""
+        """Issue, publish, wait, and again, until cancelled; the first one as soon as it can be had, or was."""
 
         def use(svid: X509Svid) -> None:
             publish(svid)
@@ -131,7 +142,9 @@ class Credentials:
         renewal = Renewal(str(workload.key), issue, self._queue, self._now, self._outages)
         self._workloads[workload.key] = (workload.identity, renewal)
         try:
-            await renewal.run(use, partial(self._observer.renewal_failed, workload))
+            first = self._obtained.pop(workload.key, None)
+            first = first if first is not None and first.spiffe_id == workload.identity else None
+            await renewal.run(use, partial(self._observer.renewal_failed, workload), first=first)
         finally:
             del self._workloads[workload.key]
 

@@ -47,7 +47,9 @@ _MAPS = (
     "probe_flows",
 )
 # They outlive the programs: pinned, and used again by the next agent's.
-_KEPT_MAPS = ("connected_to", "made_in")
+_KEPT_MAPS = ("connected_to", "made_in", "outside")
+# What both agents of a hand-over use: never pinned, but while the second one's programs are compiled.
+LENT_MAPS = ("pending_flows", "accepted_for", "proxy_sockets", "probe_flows")
 # function -> (program type, attach type), numbers of the kernel's uapi/linux/bpf.h
 CGROUP_PROGRAMS: Mapping[str, tuple[int, int]] = {
     "connect_ipv4": (18, 10),
@@ -191,14 +193,24 @@ def kept_prefix(bpf_dir: Path) -> Path:
     return bpf_dir / "kept_"
 
 
+def lent_prefix(bpf_dir: Path) -> Path:
+    """Where a successor finds the maps that it was lent, up to their names."""
+    return bpf_dir / "lent_"
+
+
 def load_programs(
-    headers: Path | None, bpf_dir: Path | None = None, *, is_older: bool | None = None
+    headers: Path | None,
+    bpf_dir: Path | None = None,
+    *,
+    are_maps_lent: bool = False,
+    is_older: bool | None = None,
 ) -> Programs:
     """Compile and load everything; nothing is attached yet.
 
     `headers` is a kernel header tree, None when bcc finds its own.  The kept
-    maps of an earlier agent are taken from `bpf_dir` when they are there.
-    `is_older` says what this kernel is, unless it is to be asked.
+    maps of an earlier agent are taken from `bpf_dir` when they are there, and
+    those that one which still runs has lent (`pinned.borrowed`).  `is_older`
+    says what this kernel is, unless it is to be asked.
     KernelError says in one line what the compiler or the verifier did not accept.
 
     A child process does it and sends the file descriptors back: the compiler
@@ -207,11 +219,14 @@ def load_programs(
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     variant = Variant(is_older_kernel() if is_older is None else is_older)
+    flags = variant.flags(bpf_dir)
+    if bpf_dir is not None and are_maps_lent:
+        flags.append(f'-DLENT_AS="{lent_prefix(bpf_dir)}"')
     lift_memory_limit()
     with ours, tempfile.TemporaryFile() as diagnostics:
         child = os.fork()
         if child == 0:
-            _compile_and_exit(theirs, diagnostics.fileno(), headers, variant, variant.flags(bpf_dir))
+            _compile_and_exit(theirs, diagnostics.fileno(), headers, variant, flags)
         theirs.close()
         try:
             message, fds, _, _ = socket.recv_fds(

@@ -33,6 +33,7 @@ _SO_NETNS_COOKIE = 71
 _MS_BIND = 4096
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_SIOCGSKNS = 0x894C  # a descriptor of the namespace that a socket is in
 _OF_THIS_THREAD = "/proc/thread-self/ns/net"  # /proc/self would be the main thread's
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -103,11 +104,7 @@ class NetworkNamespace:
     def cookie(self) -> int:
         """The number by which BPF programs know this namespace; never used twice until the next boot."""
         with self.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                answer = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-            except OSError:  # before Linux 5.14
-                return observed_cookie(lambda: self.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
-        return int(struct.unpack("=Q", answer)[0])
+            return cookie_of(probe)
 
     def has_ipv6(self) -> bool:
         """Whether IPv6 works on its loopback: the proxy's own listeners need it there."""
@@ -134,6 +131,26 @@ class NetworkNamespace:
     def has_processes(self) -> bool:
         """Whether any process is inside."""
         return bool(self.processes())
+
+
+def cookie_of(sock: socket.socket) -> int:
+    """The number of the namespace in which a socket was made."""
+    try:
+        answer = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError:  # before Linux 5.14
+        return _observed_cookie_of(sock)
+    return int(struct.unpack("=Q", answer)[0])
+
+
+def _observed_cookie_of(sock: socket.socket) -> int:
+    try:
+        fd = fcntl.ioctl(sock, _SIOCGSKNS)
+    except OSError as error:
+        raise KernelError(
+            f"the network namespace of a socket cannot be had ({error.strerror}): the agent needs CAP_NET_ADMIN"
+        ) from error
+    with NetworkNamespace(fd, "a socket's network namespace") as netns:
+        return observed_cookie(lambda: netns.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
 
 
 def link_has_ipv6(link: str) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interceptor.kernel import bpf_syscall
-from interceptor.kernel.bpf_program import kept_prefix
+from interceptor.kernel.bpf_program import LENT_MAPS, kept_prefix, lent_prefix
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from interceptor.kernel.bpf_program import Programs
 
 GUARD, HELD, PROBES = "guard_", "held_", "probes_"
@@ -64,16 +66,34 @@ def remove_pinned(path: Path) -> None:
         return
     link = bpf_syscall.open_pinned(path)
     try:
-        with contextlib.suppress(OSError):  # what it was attached to may be gone
+        with suppress(OSError):  # what it was attached to may be gone
             bpf_syscall.detach_link(link)
     finally:
         os.close(link)
     path.unlink()
 
 
+@contextmanager
+def borrowed(map_fds: Sequence[int], bpf_dir: Path) -> Iterator[None]:
+    """Let programs be compiled to use maps of an agent that still runs: `map_fds` are its LENT_MAPS, in their order."""
+    return_lent(bpf_dir)
+    try:
+        for name, map_fd in zip(LENT_MAPS, map_fds, strict=True):
+            bpf_syscall.pin(map_fd, Path(f"{lent_prefix(bpf_dir)}{name}"))
+        yield
+    finally:
+        return_lent(bpf_dir)
+
+
+def return_lent(bpf_dir: Path) -> None:
+    """Remove the pins that somebody made who was killed while they were needed; none there is no error."""
+    for path in bpf_dir.glob(f"{lent_prefix(bpf_dir).name}*"):
+        path.unlink(missing_ok=True)
+
+
 def release_pins(bpf_dir: Path) -> None:
     """Remove the pins of guards, probes and held connections, and then those of the kept maps."""
-    for prefix in (*_OWN_PREFIXES, kept_prefix(bpf_dir).name):
+    for prefix in (*_OWN_PREFIXES, kept_prefix(bpf_dir).name, lent_prefix(bpf_dir).name):
         for path in bpf_dir.glob(f"{prefix}*"):
             path.unlink()
 

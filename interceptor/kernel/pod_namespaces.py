@@ -64,15 +64,15 @@ def open_all(cgroup: Path) -> Iterator[NetworkNamespace]:
 
 
 def open_pod(cgroup: Path, addresses: Collection[IPAddress]) -> tuple[int, NetworkNamespace]:
-    """A process of a pod, and its network namespace, which has these addresses; the caller closes it.
+    """A process of a pod, and its network namespace, which has one of these addresses; the caller closes it.
 
     EnrolmentError says why there is none (yet).
     """
     namespaces = _namespaces(cgroup)
     if not namespaces:
         raise EnrolmentError(f"no process with a network namespace of its own is in {cgroup} yet")
-    for pids in namespaces.values():
-        pid = min(pids, key=_age)  # the one that was there first holds the namespace of the whole pod
+    # The process that was there first holds the namespace of the whole pod; others were made in there.
+    for pid in sorted((min(pids, key=_age) for pids in namespaces.values()), key=_age):
         with suppress(EnrolmentError), ExitStack() as undo:
             netns = undo.enter_context(kernel_netns.open_pid(pid))
             # Another process may have got the number since.
@@ -84,7 +84,8 @@ def open_pod(cgroup: Path, addresses: Collection[IPAddress]) -> tuple[int, Netwo
 
 
 def _owns(netns: NetworkNamespace, addresses: Collection[IPAddress]) -> bool:
-    return {found.address for found in netlink.addresses(netns)}.issuperset(addresses)
+    """One of them is enough: a pod may have the other family switched off, or get its address later."""
+    return not {found.address for found in netlink.addresses(netns)}.isdisjoint(addresses)
 
 
 def _namespaces(cgroup: Path) -> dict[tuple[int, int], list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlencode
 
@@ -33,6 +35,7 @@ _REMEDIES: Final = {
     404: ": the API server does not know it, look whether it is old enough or lacks a resource definition",
 }
 _POST_REMEDIES: Final = {**_REMEDIES, 403: ": give the service account the right to create it (RBAC)"}
+_PATCH_REMEDIES: Final = {**_REMEDIES, 403: ": give the service account the right to patch it (RBAC)"}
 _PUT_REMEDIES: Final = {**_REMEDIES, 403: ": give the service account the right to update it (RBAC)"}
 
 
@@ -55,6 +58,7 @@ class ApiClient:
         self._access = access
         self._context = tls_context(access)
         self._idle: list[Connection] = []
+        self._heard: tuple[datetime, float] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,16 +95,27 @@ class ApiClient:
         """The same to replace an object; ApiRefusal with status 409 when the body names a version that is past."""
         return await self._send("PUT", path, body, limit, _PUT_REMEDIES)
 
+    async def patch(self, path: str, body: bytes, sort: str, limit: int = MAX_ANSWER_BYTES) -> None:
+        """Change an object by a patch of the media type `sort`; ApiRefusal with status 409 when it is not as it says."""
+        await self._send("PATCH", path, body, limit, _PATCH_REMEDIES, sort)
+
     async def _send(
-        self, method: str, path: str, body: bytes, limit: int, remedies: Mapping[int, str]
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        limit: int,
+        remedies: Mapping[int, str],
+        content_type: str = "application/json",
     ) -> bytes:
         try:
             with trio.fail_after(POST_SECONDS):
                 connection = await self._connect()
                 try:
-                    status = await connection.ask(path, "application/json", body, method)
+                    status = await connection.ask(path, "application/json", body, method, content_type)
+                    self._note_date(connection)
                     if status not in (_OK, _CREATED):
-                        await _refuse(connection, status, path, remedies)
+                        await _refuse(connection, status, path.partition("?")[0], remedies)
                     return await _read(connection, limit)
                 finally:
                     await connection.aclose()
@@ -120,7 +135,9 @@ class ApiClient:
         connection = await self._connect()
         try:
             with trio.move_on_after(SILENCE_SECONDS) as silence:
-                await _require_ok(connection, await connection.ask(_target(path, parameters), accept), path)
+                status = await connection.ask(_target(path, parameters), accept)
+                self._note_date(connection)
+                await _require_ok(connection, status, path)
                 while data := await connection.receive():
                     silence.deadline = trio.current_time() + SILENCE_SECONDS
                     for line in splitter.feed(data):
@@ -130,7 +147,9 @@ class ApiClient:
 
     async def _get(self, connection: Connection, target: str, accept: str, limit: int) -> bytes:
         try:
-            await _require_ok(connection, await connection.ask(target, accept), target.partition("?")[0])
+            status = await connection.ask(target, accept)
+            self._note_date(connection)
+            await _require_ok(connection, status, target.partition("?")[0])
             body = await _read(connection, limit)
         except BaseException:
             await connection.aclose()
@@ -140,6 +159,21 @@ class ApiClient:
         else:
             await connection.aclose()
         return body
+
+    def time(self) -> datetime | None:
+        """What the server's clock shows now, to a second or two; None while it was not heard."""
+        if self._heard is None:
+            return None
+        said, at = self._heard
+        return said + timedelta(seconds=trio.current_time() - at)
+
+    def _note_date(self, connection: Connection) -> None:
+        try:
+            said = parsedate_to_datetime((connection.date or b"").decode("ascii"))
+        except ValueError:
+            return  # of a proxy, perhaps; nothing depends on it
+        if said.tzinfo is not None:
+            self._heard = (said, trio.current_time())
 
     async def _connect(self) -> Connection:
         return await connect(self._access, self._context)

@@ -35,6 +35,7 @@ class Connection:
     """A client's end; every method raises ConnectionBroken.
 
     has_answered  whether the server has said anything to the present request
+    date          when the server answered last, by its own clock, in HTTP's words; None when it did not say
     """
 
     def __init__(self, stream: trio.abc.Stream, access: ApiAccess) -> None:
@@ -42,8 +43,16 @@ class Connection:
         self._access = access
         self._http = h11.Connection(h11.CLIENT, MAX_HEADER_BYTES)
         self.has_answered = False
+        self.date: bytes | None = None
 
-    async def ask(self, target: str, accept: str, body: bytes | None = None, method: str = "POST") -> int:
+    async def ask(
+        self,
+        target: str,
+        accept: str,
+        body: bytes | None = None,
+        method: str = "POST",
+        content_type: str = "application/json",
+    ) -> int:
         """Send a GET request, or a JSON body by another; the status of its answer, whose body `receive` gives."""
         self.has_answered = False
         headers = {
@@ -54,12 +63,13 @@ class Connection:
             **self._access.authorization(),
         }
         if body is not None:
-            headers |= {"content-type": "application/json", "content-length": str(len(body))}
+            headers |= {"content-type": content_type, "content-length": str(len(body))}
         await self._send("GET" if body is None else method, target, headers, body or b"")
         event = await self._next_event()
         assert isinstance(event, h11.Response), (
             "h11 passes over interim ones, and nothing else can come first"
         )
+        self.date = dict(event.headers).get(b"date")
         return event.status_code
 
     async def receive(self) -> bytes:

@@ -73,6 +73,8 @@ def _configuration(values: Values) -> str:
         "joinTokenFile": f"{_TOKEN}/token",
         "rootFile": f"{_ROOT}/root.sha256",
     }
+    if not values.pod_conditions:
+        cluster["podConditions"] = "omit"
     if values.pods_cgroup is not None:
         cluster["podsCgroup"] = _seen(values.pods_cgroup)
     return document(
@@ -131,7 +133,9 @@ def _pod(values: Values) -> dict[str, Any]:
             {
                 "name": "root",
                 "configMap": Commented(
-                    "Made by the authority when it begins; the agent starts then.", {"name": ROOTS}
+                    "Made by the authority when it begins. The agent starts without it, and joins then: where an earlier "
+                    "agent was, pods wait to be known, and so may the authority's.",
+                    {"name": ROOTS, "optional": True},
                 ),
             },
             {

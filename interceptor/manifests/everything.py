@@ -8,6 +8,7 @@ from interceptor.manifests.authority import authority
 from interceptor.manifests.foundation import Objects, foundation
 from interceptor.manifests.policy_definitions import policy_definitions
 from interceptor.manifests.rights import rights
+from interceptor.manifests.status_guard import status_guard
 from interceptor.manifests.values import Definitions, Values
 from interceptor.manifests.yaml_text import document, plain
 
@@ -23,6 +24,7 @@ def everything(values: Values, version: str = __version__) -> Objects:
     objects = [
         *foundation(values, version),
         *rights(values, version),
+        *status_guard(values, version),
         *authority(values, version),
         *agent(values, version),
     ]

@@ -18,15 +18,24 @@ _FOLLOW = ("list", "watch")
 def rights(values: Values, version: str) -> Objects:
     """Roles and bindings of both service accounts."""
     return [
-        *_granted(AGENT, "agent", values, version, _agent_in_cluster(), _agent_in_namespace()),
+        *_granted(AGENT, "agent", values, version, _agent_in_cluster(values), _agent_in_namespace()),
         *_granted(
             AUTHORITY, "authority", values, version, _authority_in_cluster(), _authority_in_namespace()
         ),
     ]
 
 
-def _agent_in_cluster() -> list[Commented]:
+def _agent_in_cluster(values: Values) -> list[Commented]:
+    conditions = _rule(
+        "How the node's pods stand, a condition in the status of each. Patch: merged into what others write there. RBAC "
+        "cannot name one condition, nor the pods of one node: the ValidatingAdmissionPolicy does.",
+        "",
+        ("pods/status",),
+        ("patch",),
+    )
     return [
+        *([conditions] if values.pod_conditions else []),
+        _events("pods that entered the mesh, or could not"),
         _rule(
             "Which pods there are, with which addresses and accounts.",
             "",
@@ -64,7 +73,22 @@ def _agent_in_namespace() -> list[Commented]:
 
 
 def _authority_in_cluster() -> list[Commented]:
+    policies = ("peerauthentications", "authorizationpolicies")
     return [
+        _rule("Whether policies can be enforced.", "security.istio.io", policies, _FOLLOW),
+        _rule(
+            "That is told in their status. Get: the conditions that others have written there, as of a version;",
+            "security.istio.io",
+            policies,
+            ("get",),
+        ),
+        _rule(
+            "patch: ours beside them, if that is still the version.",
+            "security.istio.io",
+            tuple(f"{each}/status" for each in policies),
+            ("patch",),
+        ),
+        _events("policies that cannot be enforced"),
         _rule(
             "A certificate is for a pod that is on the node that asks.",
             "",
@@ -113,6 +137,15 @@ def _authority_in_namespace() -> list[Commented]:
         ),
         _rule("and made once.", "coordination.k8s.io", ("leases",), ("create",)),
     ]
+
+
+def _events(what: str) -> Commented:
+    return _rule(
+        f"Events about {what}. Create: the first time; patch: count that it happens again.",
+        "events.k8s.io",
+        ("events",),
+        ("create", "patch"),
+    )
 
 
 def _rule(

@@ -9,7 +9,13 @@ from typing import Any, Final, TypeVar
 
 from interceptor import __version__
 from interceptor.config.document import read_mapping
-from interceptor.config.values import parse_count, parse_listen_address, parse_mesh_cidr, parse_path
+from interceptor.config.values import (
+    parse_count,
+    parse_listen_address,
+    parse_mesh_cidr,
+    parse_path,
+    parse_pod_conditions,
+)
 from interceptor.errors import ConfigError, InvalidInput, UsageError, quoted
 from interceptor.identity.spiffe_id import TrustDomain, validate_name
 from interceptor.policy.peer_authentication import MtlsMode
@@ -61,7 +67,8 @@ def _one_of(choices: type[_Choice]) -> Callable[[str], _Choice]:
 class Values:
     """Everything that can be chosen; `mesh_cidrs` are the networks of all pods and services, which only the caller knows.
 
-    `cgroup` is where nodes have cgroup v2, `pods_cgroup` that of all pods where the agent cannot find it by itself.
+    `cgroup` is where nodes have cgroup v2, `pods_cgroup` that of all pods where the agent cannot find it by itself;
+    `pod_conditions` says whether the status of pods tells how they stand.
     """
 
     mesh_cidrs: tuple[IPNetwork, ...] = ()
@@ -76,6 +83,7 @@ class Values:
     cgroup: Path = Path("/sys/fs/cgroup")
     pods_cgroup: Path | None = None
     crds: Definitions = Definitions.OMIT
+    pod_conditions: bool = True
 
     def require_complete(self) -> None:
         """Raise UsageError when something is left out that has no default."""
@@ -115,6 +123,7 @@ PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "cgroup": parse_path,
     "podsCgroup": parse_path,
     "crds": _one_of(Definitions),
+    "podConditions": parse_pod_conditions,
 }
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from interceptor.cluster.cluster import Cluster
+from interceptor.cluster.condition import Told
 from interceptor.cluster.head import ObjectKey
-from interceptor.cluster.membership import Membership, Standing, membership
+from interceptor.cluster.membership import Membership, Standing, Why, membership, why_namespace_is_outside
 from interceptor.cluster.pod import Pod
 from interceptor.cluster.workloads import workload_of
 from interceptor.identity.spiffe_id import TrustDomain
@@ -14,7 +15,10 @@ from interceptor.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class NodePod:
-    """One pod; `workload` is what it shall be enrolled as, None unless it shall be, and has an address of its own."""
+    """One pod; `workload` is what it shall be enrolled as, None unless it shall be, and has an address of its own.
+
+    `is_meshed` says that its namespace is in the mesh, or may be; `told` what its status says of it.
+    """
 
     uid: str
     key: ObjectKey
@@ -22,6 +26,9 @@ class NodePod:
     workload: Workload | None
     addresses: tuple[str, ...] = ()
     probe_ports: tuple[int, ...] = ()
+    is_meshed: bool = True
+    is_ending: bool = False
+    told: Told | None = None
 
     @property
     def standing(self) -> Standing:
@@ -57,4 +64,12 @@ def _node_pod(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> NodePod:
         workload,
         tuple(map(str, pod.addresses)),
         pod.probe_ports,
+        _is_meshed(cluster, pod),
+        pod.is_deleting or pod.is_finished,
+        pod.told,
     )
+
+
+def _is_meshed(cluster: Cluster, pod: Pod) -> bool:
+    namespace = cluster.namespace_of(pod)
+    return namespace is None or why_namespace_is_outside(namespace) in (None, Why.LABEL_NOT_UNDERSTOOD)

@@ -10,10 +10,11 @@ from interceptor.workload import IPAddress, Workload, WorkloadKey
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A pod that is enrolled, or cut off, as the agent has it."""
+    """A pod that is enrolled, or cut off, as the agent has it; the addresses are those that the API said it has."""
 
     uid: str
     workload: Workload
+    is_cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,14 @@ class Relabel:
 
 
 @dataclass(frozen=True, slots=True)
+class Readdress:
+    """It has other addresses now, by the API."""
+
+    uid: str
+    workload: Workload
+
+
+@dataclass(frozen=True, slots=True)
 class Enrol:
     """Take it in."""
 
@@ -46,7 +55,7 @@ class Enrol:
     workload: Workload
 
 
-Step = Withdraw | Relabel | Enrol
+Step = Withdraw | Relabel | Readdress | Enrol
 
 
 def steps(pods: Mapping[str, NodePod], held: Iterable[Held], *, claimed: frozenset[IPAddress]) -> list[Step]:
@@ -72,7 +81,7 @@ def steps(pods: Mapping[str, NodePod], held: Iterable[Held], *, claimed: frozens
         for each in held
         if each.uid in leaving
     ]
-    return [*going, *_relabelled(held, staying, pods), *coming]
+    return [*going, *_changed(held, staying, pods), *coming]
 
 
 def _why_it_leaves(held: Held, pod: NodePod | None) -> str | None:
@@ -87,7 +96,7 @@ def _why_it_leaves(held: Held, pod: NodePod | None) -> str | None:
         return pod.explanation if pod.standing is Standing.DRAINING else None
     if pod.workload.identity != held.workload.identity or pod.workload.key != held.workload.key:
         return f"it is {pod.workload.identity} now"
-    if set(pod.workload.addresses) != set(held.workload.addresses):
+    if held.is_cut_off and set(pod.workload.addresses) != set(held.workload.addresses):
         return f"it has the address {', '.join(map(str, pod.workload.addresses))} now"
     return None
 
@@ -101,9 +110,14 @@ def _may_drain(
     return has_ended and held.workload.key not in names and set(addresses).isdisjoint(held.workload.addresses)
 
 
-def _relabelled(held: Iterable[Held], staying: set[str], pods: Mapping[str, NodePod]) -> Iterator[Relabel]:
+def _changed(
+    held: Iterable[Held], staying: set[str], pods: Mapping[str, NodePod]
+) -> Iterator[Relabel | Readdress]:
+    """What becomes of those that stay: they are never taken out for it, since nothing would protect them meanwhile."""
     for each in held:
         pod = pods.get(each.uid)
         wanted = pod.workload if pod is not None and each.uid in staying else None
         if wanted is not None and wanted.labels != each.workload.labels:
             yield Relabel(each.uid, wanted)
+        if wanted is not None and set(wanted.addresses) != set(each.workload.addresses):
+            yield Readdress(each.uid, wanted)

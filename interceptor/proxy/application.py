@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from interceptor.policy.verdict import Reason
 from interceptor.proxy import dial
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 
 if TYPE_CHECKING:
     import socket

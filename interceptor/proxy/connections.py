@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.policy.verdict import Denial, Reason
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from interceptor.proxy.context import Recorder
+    from interceptor.proxy.recording import Recorder
     from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.workload import WorkloadKey
 
@@ -76,6 +76,10 @@ class LiveConnections:
                     record.close_kind = CloseKind.RESET
                 record.finish(trio.current_time(), record.closed_by, record.close_kind or CloseKind.RESET)
                 self._recorder.closed(record)
+
+    def is_denied(self, record: ConnectionRecord) -> bool:
+        """Whether `close_denied` has cancelled what carries this connection."""
+        return record in self._late
 
     def _require_place(self) -> None:
         if self._closing is not None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
 from interceptor.errors import utc
 from interceptor.identity.trust_bundle import serial_numbers
 from interceptor.policy.policy_set import AddressCheck
-from interceptor.policy.verdict import Denial, Permit, Reason, Transport
+from interceptor.policy.verdict import Permit, Reason, Transport
 from interceptor.proxy.late_denial import revocation_denial
+from interceptor.proxy.recording import begin_record
+from interceptor.proxy.refusal import Refusal
 from interceptor.proxy.route import as_it_is
-from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.workload import Direction
 
 if TYPE_CHECKING:
@@ -25,45 +24,16 @@ if TYPE_CHECKING:
 
     from interceptor.enrolment.departed import Departed
     from interceptor.enrolment.registry import Registry
-    from interceptor.errors import PeerRejected
     from interceptor.identity.spiffe_id import SpiffeId
     from interceptor.policy.attempts import OutboundAttempt
     from interceptor.policy.policy_set import PolicySet
-    from interceptor.policy.verdict import Verdict
     from interceptor.proxy.connections import HandshakeLimit, LiveConnections
+    from interceptor.proxy.recording import Recorder
     from interceptor.proxy.route import Locate
     from interceptor.proxy.snapshot import Snapshot
-    from interceptor.telemetry.metrics import HandshakeSide
+    from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.transport.tls import TlsContexts, TlsStream
     from interceptor.workload import Endpoint, IPAddress, Workload
-
-
-class Refusal(Exception):  # noqa: N818 - an outcome, not a fault
-    """This connection ends here, for a reason that goes into its record."""
-
-    def __init__(self, reason: Reason, detail: str = "", *, denial: Denial | None = None) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else str(reason))
-        self.reason = reason
-        self.detail = detail
-        self.denial = denial or Denial(reason, detail)
-
-
-_REASONS = {reason.value: reason for reason in Reason}
-
-
-def refusal_of(rejected: PeerRejected) -> Refusal:
-    """The refusal of a peer that did not prove an identity; its reason is one of the closed set."""
-    return Refusal(_REASONS[rejected.reason], str(rejected))
-
-
-class Recorder(Protocol):
-    """Where records go; none of it blocks."""
-
-    def opened(self, record: ConnectionRecord) -> None: ...
-
-    def closed(self, record: ConnectionRecord) -> None: ...
-
-    def handshake(self, side: HandshakeSide, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +45,6 @@ class Limits:
     connect_timeout: float  # seconds
     connections_per_workload: int
     pending_handshakes: int  # of one workload, inbound
-
-
-def begin_record(direction: Direction) -> ConnectionRecord:
-    """A record of a connection that begins now, with numbers of its own."""
-    return ConnectionRecord(
-        direction=direction,
-        id=os.urandom(8).hex(),
-        trace_id=os.urandom(16).hex(),
-        source=None,
-        destination=None,
-        opened_at=time.time(),
-        opened_monotonic=trio.current_time(),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +170,3 @@ def permit_to_itself(attempt: OutboundAttempt) -> Permit | None:
     if target is None or target.key != attempt.source.key:
         return None
     return Permit(Transport.PLAINTEXT, note="a workload with itself, over its own loopback")
-
-
-def require_permit(verdict: Verdict, record: ConnectionRecord) -> Permit:
-    """The permit that the next stage demands; Refusal when it is a denial."""
-    record.decide(verdict)
-    if isinstance(verdict, Denial):
-        raise Refusal(verdict.reason, verdict.detail, denial=verdict)
-    return verdict

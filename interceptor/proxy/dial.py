@@ -11,7 +11,7 @@ import trio
 
 from interceptor.errors import InvalidInput, KernelError
 from interceptor.policy.verdict import Reason
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 from interceptor.transport.sockets import family_of, socket_address, tune
 from interceptor.workload import Endpoint, parse_address
 

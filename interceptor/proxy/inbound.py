@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,8 +12,8 @@ from interceptor.policy.policy_set import InboundAttempt
 from interceptor.policy.verdict import Reason
 from interceptor.protocol.connect_tunnel import Status, TunnelProtocolError, TunnelServer, is_target
 from interceptor.proxy import application
-from interceptor.proxy.context import Refusal, refusal_of, require_permit
 from interceptor.proxy.dial import local_endpoint, peer_endpoint
+from interceptor.proxy.refusal import Refusal, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
 from interceptor.transport.sockets import tune
 from interceptor.transport.streams import PlainStream, StreamBroken, abort_socket
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from interceptor.telemetry.connection_record import ConnectionRecord
     from interceptor.transport.tls import TlsContexts
 
+FAREWELL_SECONDS = 0.5  # for a peer that does not read; its connection ends all the same
 _REFUSAL_STATUS = {
     Reason.DESTINATION_REFUSED: Status.UNREACHABLE,
     Reason.DESTINATION_TIMEOUT: Status.UNREACHABLE,
@@ -57,6 +58,10 @@ async def handle(peer: socket.socket, context: WorkloadContext) -> None:
             except Refusal as refusal:
                 await _answer(stream, server, _REFUSAL_STATUS.get(refusal.reason, Status.DENIED))
                 stream.close()
+                raise
+            except trio.Cancelled:
+                if context.live.is_denied(record):
+                    await _answer_late(stream, server)
                 raise
             cleanup.callback(abort_socket, upstream)
             await _answer(stream, server, Status.ESTABLISHED)
@@ -129,6 +134,14 @@ async def _reach_application(
     attempt = InboundAttempt(context.workload, request.target, address, identity, holder, context.timestamp())
     permit = require_permit(context.policy.value.decide_inbound(attempt), record)
     return await application.connect(permit, request.target, record.source.address, context)
+
+
+async def _answer_late(stream: TlsStream, server: TunnelServer) -> None:
+    """Denied while the application was waited for: the peer still waits for an answer, and would take a reset for a fault."""
+    with trio.CancelScope(shield=True) as scope, suppress(Refusal):
+        scope.deadline = trio.current_time() + FAREWELL_SECONDS
+        await _answer(stream, server, Status.DENIED)
+        stream.close()
 
 
 async def _answer(stream: TlsStream, server: TunnelServer, status: Status) -> None:

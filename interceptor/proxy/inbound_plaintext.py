@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from interceptor.policy.policy_set import InboundAttempt
 from interceptor.proxy import application
-from interceptor.proxy.context import require_permit
 from interceptor.proxy.dial import local_endpoint, peer_endpoint
+from interceptor.proxy.refusal import require_permit
 from interceptor.proxy.relay import Relay
 from interceptor.transport.sockets import tune
 from interceptor.transport.streams import PlainStream, abort_socket

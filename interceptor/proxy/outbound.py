@@ -12,7 +12,8 @@ from interceptor.policy.policy_set import OutboundAttempt
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.protocol.connect_tunnel import Status, TunnelClient, TunnelProtocolError
 from interceptor.proxy import dial
-from interceptor.proxy.context import Refusal, permit_to_itself, refusal_of, require_permit
+from interceptor.proxy.context import permit_to_itself
+from interceptor.proxy.refusal import Refusal, refusal_of, require_permit
 from interceptor.proxy.relay import Relay
 from interceptor.proxy.route import Way
 from interceptor.transport.sockets import tune

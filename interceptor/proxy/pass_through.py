@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from interceptor.policy.verdict import Permit, Transport
 from interceptor.proxy import dial
-from interceptor.proxy.context import Refusal, begin_record
+from interceptor.proxy.recording import begin_record
+from interceptor.proxy.refusal import Refusal
 from interceptor.proxy.relay import Relay
 from interceptor.transport.sockets import tune
 from interceptor.transport.streams import PlainStream, abort_socket

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interceptor.proxy import inbound, inbound_plaintext, outbound
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 from interceptor.transport.sockets import accept_until_closed
 from interceptor.transport.streams import abort_socket
 
@@ -44,6 +44,11 @@ class WorkloadProxy:
         ]
         self._scope = trio.CancelScope()
 
+    @property
+    def listeners(self) -> tuple[socket.socket, ...]:
+        """The sockets that are listened on."""
+        return tuple(listener for listener, _ in self._listeners)
+
     async def run(self) -> None:
         """Accept and serve; closes the listeners and resets what is left when it ends."""
         try:
@@ -58,11 +63,16 @@ class WorkloadProxy:
     def stop(self, reason: Reason) -> None:
         """Take no more connections and reset those that are open, for one reason."""
         self.context.live.close_all(reason)
-        # Closed here and not when the tasks have ended: the ports are free when this returns.
-        for listener, _ in self._listeners:
-            trio.lowlevel.notify_closing(listener)
-            listener.close()
+        self.stop_accepting()
         self._scope.cancel()
+
+    def stop_accepting(self) -> None:
+        """Take no more connections; those that are open go on."""
+        # Closed here and not when the tasks have ended: the ports are free when this returns.
+        for listener in self.listeners:
+            if listener.fileno() >= 0:
+                trio.lowlevel.notify_closing(listener)
+                listener.close()
 
     async def _accept(self, listener: socket.socket, handler: Handler, nursery: trio.Nursery) -> None:
         await accept_until_closed(

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interceptor.policy.documents import Document
-    from interceptor.proxy.context import Recorder, WorkloadContext
+    from interceptor.proxy.context import WorkloadContext
+    from interceptor.proxy.recording import Recorder
 
 SIZES = (10, 1_000, 10_000)
 RULES = 10

@@ -69,6 +69,7 @@ def endpoint(
     uid: str = "",
     node: str | None = "node-1",
     zones: Iterable[str] = (),
+    nodes: Iterable[str] = (),
     hostname: str | None = None,
     **conditions: bool,
 ) -> Json:
@@ -77,8 +78,11 @@ def endpoint(
         made["hostname"] = hostname
     if pod_name is not None:
         made["targetRef"] = {"kind": "Pod", "name": pod_name, "uid": uid or f"uid-{pod_name}"}
-    if zones:
-        made["hints"] = {"forZones": [{"name": zone} for zone in zones]}
+    if zones or nodes:
+        made["hints"] = {
+            "forZones": [{"name": zone} for zone in zones],
+            "forNodes": [{"name": each} for each in nodes],
+        }
     return made
 
 

@@ -184,7 +184,9 @@ def test_service_with_a_bad_field_is_unreadable(spec: dict[str, Any], message: s
 
 
 def test_endpoint_slice_with_all_fields_is_read() -> None:
-    ready = endpoint("10.0.0.1", "web-1", zones=["a", "b"], hostname="web-1", ready=True, serving=True)
+    ready = endpoint(
+        "10.0.0.1", "web-1", zones=["a", "b"], nodes=["n"], hostname="web-1", ready=True, serving=True
+    )
     ending = endpoint("10.0.0.2", None, node=None, ready=False, terminating=True)
     ports = [{"name": "http", "port": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "all"}]
     found = read(Kind.ENDPOINT_SLICE, endpoint_slice("shop/web-x", "web", ready, ending, ports=ports))
@@ -193,8 +195,8 @@ def test_endpoint_slice_with_all_fields_is_read() -> None:
     assert (found.ports, found.port("http"), found.port("dns")) == ((("http", 8080),), 8080, None)
     web = PodReference(ObjectKey("shop", "web-1"), "uid-web-1")
     assert found.backends == (
-        Backend(ip_address("10.0.0.1"), web, "node-1", ("a", "b"), "web-1", True, True, False),
-        Backend(ip_address("10.0.0.2"), None, None, (), None, False, False, True),
+        Backend(ip_address("10.0.0.1"), web, "node-1", ("a", "b"), ("n",), "web-1", True, True, False),
+        Backend(ip_address("10.0.0.2"), None, None, (), (), None, False, False, True),
     )
 
 

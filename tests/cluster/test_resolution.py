@@ -1,6 +1,6 @@
 """A service's address leads where kube-proxy would lead it, unless nothing of it is in the mesh."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -162,6 +162,58 @@ def test_zone_hints_count_when_every_endpoint_has_them_and_one_is_for_us() -> No
     assert len(led(shop(*hinted), client=Client("node-1", None)).candidates) == 3
     assert len(led(shop(*hinted), client=Client("node-1", "zone-c")).candidates) == 3
     assert len(led(shop(*hinted[:2], ENDPOINTS[2])).candidates) == 3
+
+
+def test_node_hints_count_before_those_of_zones() -> None:
+    hinted = (
+        endpoint("10.0.0.1", "web-1", nodes=["node-1"], zones=["zone-a"]),
+        endpoint("10.0.0.2", "web-2", nodes=["node-2"], zones=["zone-a"]),
+        endpoint("10.0.0.3", "web-3", nodes=["node-2"], zones=["zone-b"]),
+    )
+    assert candidates(led(shop(*hinted))) == ["10.0.0.1:8080"]
+    assert candidates(led(shop(*hinted), client=Client("node-3", "zone-b"))) == ["10.0.0.3:8080"]
+    assert len(led(shop(*hinted), client=Client("node-3", "zone-c")).candidates) == 3
+    without = (*hinted[:2], endpoint("10.0.0.3", "web-3", zones=["zone-b"]))
+    assert candidates(led(shop(*without))) == ["10.0.0.1:8080", "10.0.0.2:8080"]
+
+
+def test_endpoints_that_serve_while_they_end_are_used_whatever_their_hints() -> None:
+    ending = {"ready": False, "serving": True, "terminating": True}
+    hinted = (
+        endpoint("10.0.0.1", "web-1", zones=["zone-a"], **ending),
+        endpoint("10.0.0.2", "web-2", zones=["zone-b"], **ending),
+    )
+    assert len(led(shop(*hinted)).candidates) == 2
+
+
+def test_endpoint_that_is_said_to_be_no_pod_may_be_a_new_one_inside_the_meshs_ranges() -> None:
+    mesh = (ip_network("10.0.0.0/8"),)
+    unknown, beyond = endpoint("10.0.0.9", None), endpoint("198.51.100.1", None)
+
+    def inside(cluster: Cluster) -> Resolution:
+        return resolve(cluster, Endpoint.parse("10.96.0.1:80"), HERE, DOMAIN, mesh)
+
+    assert candidates(inside(shop(ENDPOINTS[0], unknown, beyond))) == ["10.0.0.1:8080", "198.51.100.1:8080"]
+    assert inside(shop(unknown)).outcome is Outcome.NO_CANDIDATE
+    assert inside(shop(beyond)).outcome is Outcome.UNTOUCHED
+    assert candidates(inside(shop(endpoint("10.0.0.1", None)))) == ["10.0.0.1:8080"]
+
+
+def test_address_that_two_pods_claim_is_no_services_external_one() -> None:
+    twins = (pod("shop/web-1", "203.0.113.1"), pod("shop/web-2", "203.0.113.1"))
+    found = led(shop(*ENDPOINTS, pods=twins), "203.0.113.1:80")
+    assert (found.outcome, found.service) == (Outcome.UNTOUCHED, None)
+
+
+def test_load_balancer_that_is_to_be_reached_itself_is_not_the_services_address() -> None:
+    balanced = service("shop/lb", "10.96.0.7")
+    balanced["metadata"]["resourceVersion"] = "101"
+    balanced["status"] = {
+        "loadBalancer": {"ingress": [{"ip": "203.0.113.8", "ipMode": "Proxy"}, {"ip": "203.0.113.9"}]}
+    }
+    cluster = shop(*ENDPOINTS).apply(changed(Kind.SERVICE, balanced))
+    assert cluster.service_at(ip_address("203.0.113.8")) is None
+    assert cluster.service_at(ip_address("203.0.113.9")) is not None
 
 
 def test_endpoint_whose_pod_is_not_there_yet_or_is_another_now_is_not_used() -> None:

@@ -65,6 +65,7 @@ kubernetes:
   caFile: /srv/ca.crt
   podsCgroup: /sys/fs/cgroup/kubepods.slice
   kubeletCgroup: /sys/fs/cgroup/system.slice/kubelet.service
+  podConditions: omit
 """
 FULL = Config(
     node="node-7",
@@ -97,6 +98,7 @@ FULL = Config(
         Path("/srv/ca.crt"),
         Path("/sys/fs/cgroup/kubepods.slice"),
         Path("/sys/fs/cgroup/system.slice/kubelet.service"),
+        pod_conditions=False,
     ),
 )
 IN_CLUSTER = {

@@ -195,6 +195,31 @@ def test_connection_of_a_pod_that_turns_out_to_be_outside_is_carried_on_as_it_is
     forget(cluster, pod)
 
 
+def test_pod_outside_does_not_wait_for_a_node_that_cannot_join_its_authority(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    cluster.api.namespace("plain", {})
+    server = pods(far, "server", namespace="plain", wait=False)
+    serve(server)
+    near.kill()
+    for each in Path(str(near.config["paths"]["state"])).glob("trust*.json"):  # type: ignore[index]
+        each.unlink()  # it does not know any more whom it believed
+    cluster.authority.stop()
+    agent = Program([*near.command(), "agent"], near.files / "joining", near.slot.journal)
+    try:
+        wait_until(lambda: "could not join its authority yet" in agent.stderr, "it cannot join")
+        pod = pods(near, "early", namespace="plain", wait=False)  # as the authority's own may be
+        wait_until(lambda: ask(pod, server.ipv4) == "answered", "it is let go", 15)
+    finally:
+        cluster.authority.start()
+        wait_until(lambda: near.status()["state"] == "ready", "it has joined")
+        near.kill()
+        agent.stop()
+        near.up().check()
+    assert ask(pod, server.ipv4) == "answered"
+
+
 def test_running_pods_are_enrolled_and_withdrawn_by_the_label_of_their_namespace(
     cluster: Cluster, pods: Callable[..., Pod]
 ) -> None:
@@ -257,6 +282,49 @@ def test_name_reused_by_a_pod_with_another_uid_is_another_workload(
     assert near.ask("certificates")[0]["serial_number"] != serial
     del old
     new.close()
+
+
+def test_pod_that_is_taken_out_while_it_runs_takes_nothing_in_plaintext(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    """A forced deletion: the API shows another pod of that name, and the old one goes on for a while."""
+    near, _ = cluster.nodes
+    old = pods(near, "db")
+    serve(old)
+    new = near.start_pod("shop/db", account="db")
+    cluster.api.put(Kind.POD, new.json())
+    cluster.wait_enrolled(new)
+    stranger = near.start_stranger("stranger")
+    for address in (old.ipv4, old.ipv6):
+        with pytest.raises(TimeoutError):
+            stranger.connect((address, PORT), timeout=1.5)
+    for pod in (new, stranger):
+        pod.close()
+
+
+def test_pod_whose_addresses_change_in_the_api_stays_in_the_mesh_with_its_connections(
+    cluster: Cluster, pods: Callable[..., Pod]
+) -> None:
+    near, far = cluster.nodes
+    client, server = pods(near, "client"), pods(far, "server", wait=False)
+    cluster.api.put(Kind.POD, server.json(addresses=(server.ipv4,)))
+    cluster.wait_enrolled(server)
+    serve(server)
+    talker = talk(client, server)
+    wait_until(lambda: far.facts_of(server)["connections"] == 1, "the connection is there")
+    cluster.api.put(Kind.POD, server.json())  # its second address is shown later
+    wait_until(lambda: server.ipv6 in far.enrolled()["shop/server"]["addresses"], "it has both addresses")
+    assert ask(client, server.ipv6) == "answered"
+    nowhere = str(far.slot.mesh_ipv4[240])
+    cluster.api.put(Kind.POD, server.json(addresses=(nowhere,)))
+    wait_until(lambda: nowhere in str(far.pods()["shop/server"]["reason"]), "that it has not that is told")
+    stranger = far.start_stranger("stranger")
+    assert ask(stranger, server.ipv4) != "answered"
+    stranger.close()
+    cluster.api.put(Kind.POD, server.json())
+    wait_until(lambda: server.ipv4 in far.enrolled()["shop/server"]["addresses"], "it has them again")
+    talker.stop()
+    assert "error" not in talker.stdout
 
 
 def test_changed_labels_change_what_policy_decides_of_open_connections_too(

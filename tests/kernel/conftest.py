@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from interceptor.agent.main import BPFFS
+from interceptor.agent.directories import BPFFS
 from interceptor.kernel import capture
 from interceptor.kernel.bpf_program import load_programs
 from interceptor.kernel.headers import find_headers

@@ -419,6 +419,28 @@ def test_connection_that_arrives_at_an_unknown_namespace_reaches_it_when_it_is_o
     pod.assert_direct(client, near)
 
 
+@pytest.mark.parametrize("before", ["enrolled", "outside"])
+def test_socket_from_when_its_namespace_was_known_takes_nothing_when_it_is_unknown_again(
+    pod: Pod, before: str
+) -> None:
+    assert pod.hold is not None
+    if before == "enrolled":
+        pod.enrol()
+        near = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], 80)
+        pod.capture.withdraw(pod.cookie)
+    else:
+        pod.admit(pod.cookie)
+        near = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], 80)
+        pod.hold.forget(pod.cookie)
+    client = Scene.socket(pod, pod.neighbour, socket.AF_INET)
+    client.setblocking(False)
+    assert client.connect_ex((WORKLOAD[socket.AF_INET], 80)) == errno.EINPROGRESS
+    assert nobody_comes(near, seconds=0.2)
+    pod.admit(pod.cookie)
+    assert is_connected(client, SERVED_SECONDS)
+    pod.assert_direct(client, near)
+
+
 def test_nothing_arrives_in_plaintext_while_the_enrolment_is_under_way(pod: Pod) -> None:
     near = pod.listen(pod.workload, WORKLOAD[socket.AF_INET], 80)
     near.listen(4096)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from interceptor.errors import KernelError
+from interceptor.kernel import netns as kernel_netns
 from interceptor.kernel import netns_cookie
 from interceptor.kernel.netns_cookie import observed_cookie
 
@@ -37,3 +38,11 @@ def test_cookie_without_a_cgroup_of_version_2_is_refused(
     monkeypatch.setattr(netns_cookie, "find_cgroup2", lambda: tmp_path)
     with pytest.raises(KernelError, match="the cookie of a network namespace cannot be had"):
         observed_cookie(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+
+def test_observed_cookie_of_a_socket_is_that_of_its_namespace(
+    make_namespace: Callable[[str], NetworkNamespace],
+) -> None:
+    namespace = make_namespace("a")
+    with namespace.open_socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        assert kernel_netns._observed_cookie_of(sock) == namespace.cookie()

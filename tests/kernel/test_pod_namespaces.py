@@ -76,6 +76,15 @@ def test_namespace_with_the_address_is_found_among_those_of_the_pod(cgroup: Path
             each.close()
 
 
+def test_one_of_the_addresses_is_enough_and_the_oldest_namespace_is_the_pods(cgroup: Path) -> None:
+    both = (OTHER, ADDRESS)
+    with with_address(ADDRESS) as own, with_address(ADDRESS) as later:
+        put(cgroup, later, own)
+        pid, netns = open_pod(cgroup.parent, both)
+        netns.close()
+        assert pid == own
+
+
 def test_namespace_without_the_address_is_not_the_pods(cgroup: Path) -> None:
     with with_address(OTHER) as other:
         put(cgroup, other)

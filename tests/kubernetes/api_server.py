@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -19,13 +21,14 @@ from starlette.routing import Route
 
 from interceptor.cluster.cluster import Kind
 from interceptor.kubernetes.resource import ENDPOINT_SLICES, NAMESPACES, PODS, POLICIES, SERVICES
+from tests.kubernetes.written import Written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Json = dict[str, Any]
 PATHS = {each.path: each.kind for each in (NAMESPACES, PODS, SERVICES, ENDPOINT_SLICES, *POLICIES)}
@@ -79,6 +82,8 @@ class ApiServer:
         self.url = ""
         self.daemonsets: dict[str, Json] = {}  # by name
         self.routes: list[Route] = []  # beside its own
+        self.written = Written(self)
+        self.skew_seconds = 0.0  # by which its clock is ahead
         self.is_away = False  # every request fails, and watches are to be cut
         self.forbids: Callable[[str, str, str], str | None] = lambda *_: None  # method, path, query: why not
 
@@ -153,6 +158,7 @@ class ApiServer:
         config.bind = [f"{self.host}:0"]
         config.graceful_timeout = 0.1
         config.errorlog = None
+        config.include_date_header = False  # its own, by a clock that may be wrong
         if certificate is not None:
             config.certfile, config.keyfile = str(certificate), str(key)
         routes = [Route(path, self._answer) for path in PATHS]
@@ -160,6 +166,7 @@ class ApiServer:
             Route(NODES, self._answer_node),
             Route(DAEMONSETS, self._answer_daemonset),
             Route(REVIEWS, self._review, methods=["POST"]),
+            *self.written.routes(),
         ]
         app = self._guarded(Starlette(routes=[*self.routes, *routes, *own]))
         async with trio.open_nursery() as nursery:
@@ -170,6 +177,7 @@ class ApiServer:
     def _guarded(self, app: ASGIApp) -> ASGIApp:
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
+                send = self._dated(send)
                 why_not = self.forbids(scope["method"], scope["path"], scope["query_string"].decode())
                 if self.is_away or why_not:
                     await (_status(503, "away") if self.is_away else _status(403, why_not or ""))(
@@ -179,6 +187,19 @@ class ApiServer:
             await app(scope, receive, send)
 
         return guarded
+
+    def _dated(self, send: Send) -> Send:
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                date = formatdate(time.time() + self.skew_seconds, usegmt=True)
+                message = {**message, "headers": [*message["headers"], (b"date", date.encode())]}
+            await send(message)
+
+        return dated
+
+    def refusal(self, request: Request) -> Response | None:
+        """Why a request beside those of the kinds is not answered."""
+        return self._refusal(request, None)
 
     async def _review(self, request: Request) -> Response:
         asked = await request.json()

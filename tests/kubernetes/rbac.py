@@ -7,6 +7,7 @@ from typing import Any
 
 _PATH = re.compile(
     r"/api(?:s/(?P<group>[^/]+))?/v1/(?:namespaces/(?P<namespace>[^/]+)/)?(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?"
+    r"(?P<part>/status)?"
 )
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 Right = tuple[str, str, str, str, str]  # namespace or *, group, resource, name or *, verb
@@ -26,7 +27,7 @@ class Rights:
         verb = _VERBS.get(method) or (
             "watch" if "watch=true" in query else "get" if parts["name"] else "list"
         )
-        group, resource = parts["group"] or "", parts["resource"]
+        group, resource = parts["group"] or "", parts["resource"] + (parts["part"] or "")
         for right in self.granted:
             namespace, granted_group, granted_resource, name, granted_verb = right
             if (
@@ -49,7 +50,7 @@ def _granted(objects: list[dict[str, Any]], account: str) -> list[Right]:
         (each["kind"], each["metadata"]["name"]): each for each in objects if each["kind"].endswith("Role")
     }
     rights = []
-    for binding in (each for each in objects if each["kind"].endswith("Binding")):
+    for binding in (each for each in objects if each["kind"].endswith("RoleBinding")):
         if all(subject["name"] != account for subject in binding["subjects"]):
             continue
         role = roles[binding["roleRef"]["kind"], binding["roleRef"]["name"]]

@@ -12,11 +12,16 @@ import trio
 from interceptor.authority.reports import NodeReport
 from interceptor.cluster.cluster import Cluster, Kind
 from interceptor.cluster.head import ObjectKey
+from interceptor.cluster_status.bodies import STRATEGIC_MERGE, pod_status_path
+from interceptor.cluster_status.events import EventLog, Happening, Subject
+from interceptor.cluster_status.pod_events import pod_subject
+from interceptor.cluster_status.token_bucket import TokenBucket
 from interceptor.errors import ClusterError
 from interceptor.identity.revocation import RevocationKind
 from interceptor.kubernetes.access import ApiAccess
 from interceptor.kubernetes.client import ApiClient, ApiRefusal
 from interceptor.kubernetes.cluster_watch import ClusterWatch
+from interceptor.kubernetes.event_sender import EventSender
 from interceptor.kubernetes.listing import list_all, zone_of_node
 from interceptor.kubernetes.removal import is_being_removed
 from interceptor.kubernetes.resource import EVERYTHING, POLICIES, pods_of_account, pods_of_node
@@ -26,7 +31,7 @@ from interceptor.manifests.values import Values
 from tests.authority_service.replicas import NODES, SECRET, cluster_of_replicas, hurry, until
 from tests.authority_service.running import Clock
 from tests.authority_service.test_replicas import issued, step
-from tests.cluster.api_objects import listed, namespace
+from tests.cluster.api_objects import listed, namespace, policy
 from tests.kubernetes.api_server import ApiServer, running
 from tests.kubernetes.rbac import Rights
 
@@ -62,9 +67,23 @@ async def test_agent_has_the_rights_that_it_needs_and_no_others() -> None:
         await zone_of_node(client, "node-1")
         await list_all(client, pods_of_node("node-1"))
         await is_being_removed(client, watch.cluster, DAEMONSET)
+        await tell_of_a_pod(client)
         await until(lambda: not rights.unused)
         assert rights.refused == []
         nursery.cancel_scope.cancel()
+
+
+async def tell_of_a_pod(client: ApiClient) -> None:
+    """Its condition, an Event, and that it happened again; there is no such pod here."""
+    with pytest.raises(ApiRefusal) as caught:
+        await client.patch(pod_status_path(ObjectKey("shop", "web")), b'{"metadata": {}}', STRATEGIC_MERGE)
+    assert caught.value.status == 404
+    log = EventLog(TokenBucket(10, 1.0), Subject("v1", "Node", "", "node-1", "node-1"))
+    events = EventSender(client, log, "interceptor.io/agent", "node-1", Clock())
+    happening = Happening(pod_subject(ObjectKey("shop", "web"), "u"), True, "Degraded", "Enrol")
+    for at in (0.0, 1.0):
+        log.happened(happening, "it has no certificate", trio.current_time() - 100 + at)
+        await events.send()
 
 
 @pytest.mark.timeout(90)  # three deadlines of a replica
@@ -72,9 +91,14 @@ async def test_authority_has_the_rights_that_it_needs_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
+    for name in ("LOOK_SECONDS", "SETTLE_SECONDS"):
+        monkeypatch.setattr(f"interceptor.authority_service.policy_status.{name}", 0.1)
+    monkeypatch.setattr("interceptor.cluster_status.events.COUNT_SECONDS", 0.1)
     rights = rights_of(AUTHORITY)
     async with cluster_of_replicas(tmp_path) as cluster:
         cluster.api.forbids = rights.forbids
+        cluster.api.put(Kind.PEER_AUTHENTICATION, policy("shop/p"))
+        cluster.api.put(Kind.AUTHORIZATION_POLICY, policy("shop/p", {"action": "PERHAPS"}))
         one = await cluster.start("one")
         await until(lambda: SECRET.replace("secrets", "configmaps") + "-root" in cluster.kept.objects)
         client = await cluster.client(one)
@@ -93,6 +117,11 @@ async def test_authority_has_the_rights_that_it_needs_and_no_others(
         roots = cluster.kept.objects[f"{NODES.removesuffix('-nodes')}-root"]
         roots["data"]["root.sha256"] = "of before"
         cluster.api.delete(Kind.POD, "interceptor/agent-1")
+        # A policy that is bad, good, and bad again.
+        for action in ("DENY", "PERHAPS"):
+            count = len(cluster.api.written.writes)
+            cluster.api.put(Kind.AUTHORIZATION_POLICY, policy("shop/p", {"action": action}))
+            await until(lambda count=count: len(cluster.api.written.writes) > count)
         await until(lambda: not rights.unused)
         assert rights.refused == []
         await one.stop()

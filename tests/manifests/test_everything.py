@@ -91,7 +91,7 @@ def test_everything_has_the_same_label_and_namespace(values):
 def test_bindings_lead_from_accounts_that_are_there_to_roles_that_are_there(values):
     objects = objects_of(values)
     there = {(each["kind"], each["metadata"]["name"]) for each in objects}
-    bindings = [each for each in objects if each["kind"].endswith("Binding")]
+    bindings = [each for each in objects if each["kind"].endswith("RoleBinding")]
     assert len(bindings) == 4
     for binding in bindings:
         assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in there
@@ -105,10 +105,37 @@ def test_bindings_lead_from_accounts_that_are_there_to_roles_that_are_there(valu
         ) in there
 
 
+@pytest.mark.parametrize("values", [VALUES, OTHERS])
+def test_agent_may_write_one_condition_of_its_own_pods_and_the_api_server_sees_to_it(values):
+    policy = one("ValidatingAdmissionPolicy", values)
+    binding = one("ValidatingAdmissionPolicyBinding", values)
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    (condition,) = policy["spec"]["matchConditions"]
+    account = f"system:serviceaccount:{values.namespace}:interceptor-agent"
+    assert condition["expression"] == f"request.userInfo.username == '{account}'"
+    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == (["pods/status"], ["UPDATE"])
+    said = " ".join(each["expression"] for each in policy["spec"]["validations"])
+    for field in ("status.?podIPs", "status.?podIP", "status.?phase", "metadata.?labels"):
+        assert f"object.{field} == oldObject.{field}" in said
+    assert (
+        "request.userInfo.extra['authentication.kubernetes.io/node-name'] == [object.spec.nodeName]" in said
+    )
+
+
+def test_without_conditions_there_is_neither_the_right_nor_its_guard():
+    values = replace(VALUES, pod_conditions=False)
+    assert not any(each["kind"].startswith("ValidatingAdmission") for each in objects_of(values))
+    assert "pods/status" not in str(one("ClusterRole", values, "interceptor:interceptor-agent"))
+    text = one("ConfigMap", values)["data"]["config.yaml"]
+    config = parse_config(text, "config.yaml", node="the pod", environment=environment(values))
+    assert not config.kubernetes.pod_conditions
+
+
 def test_rights_are_explained_one_by_one():
     text = yaml_documents(everything(VALUES)).splitlines()
-    rules = [number for number, line in enumerate(text) if line.strip() == "- apiGroups:"]
-    assert len(rules) == 16
+    rules = [number for number, line in enumerate(text) if line == "  - apiGroups:"]
+    assert len(rules) == 22
     assert all(text[number - 1].strip().startswith("# ") for number in rules)
 
 

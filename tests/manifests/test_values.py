@@ -32,6 +32,7 @@ metricsAddress: 127.0.0.1:15020
 cgroup: /sys/fs/cgroup/unified
 podsCgroup: /sys/fs/cgroup/unified/kubepods
 crds: include
+podConditions: omit
 """
 
 
@@ -51,6 +52,7 @@ def test_file_sets_every_value():
     )
     assert (values.privileged, values.authority_replicas, values.crds) == (True, 3, Definitions.INCLUDE)
     assert values.metrics_address == Endpoint.parse("127.0.0.1:15020")
+    assert not values.pod_conditions
     assert values.pods_cgroup == Path("/sys/fs/cgroup/unified/kubepods")
 
 

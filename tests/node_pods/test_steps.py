@@ -13,7 +13,7 @@ from interceptor.cluster.membership import Standing, Why
 from interceptor.identity.spiffe_id import TrustDomain
 from interceptor.labels import Labels
 from interceptor.node_pods.pods import NodePod, pods_of_node
-from interceptor.node_pods.steps import Enrol, Held, Relabel, Step, Withdraw, steps
+from interceptor.node_pods.steps import Enrol, Held, Readdress, Relabel, Step, Withdraw, steps
 from interceptor.workload import IPAddress
 from tests.cluster.api_objects import MESH, Json, changed, cluster_of, namespace, pod
 
@@ -137,8 +137,6 @@ def test_name_reused_by_another_pod_leaves_the_old_one_first() -> None:
     "now",
     [
         pod("shop/web", "10.0.0.1", account="other"),
-        pod("shop/web", "10.0.0.7", account="web"),
-        pod("shop/web", "10.0.0.1", "fd00::1", account="web"),
         pod("shop/renamed", "10.0.0.1", uid="uid-web", account="web"),
     ],
 )
@@ -148,7 +146,27 @@ def test_pod_that_is_another_now_is_taken_out_and_in_again(now: Json) -> None:
     assert isinstance(into, Enrol)
     assert (out.uid, into.uid, out.may_drain) == ("uid-web", "uid-web", False)
     assert into.workload != out.held.workload
-    assert str(into.workload.identity) in out.why or str(into.workload.addresses[-1]) in out.why
+    assert str(into.workload.identity) in out.why
+
+
+OTHER_ADDRESSES = (
+    pod("shop/web", "10.0.0.7", account="web", labels={"app": "web"}),
+    pod("shop/web", "10.0.0.1", "fd00::1", account="web", labels={"app": "web"}),
+)
+
+
+@pytest.mark.parametrize("now", OTHER_ADDRESSES)
+def test_pod_with_other_addresses_stays_and_is_known_by_them(now: Json) -> None:
+    (step,) = plan(cluster(now), held(WEB))
+    assert step == Readdress("uid-web", held(now)[0].workload)
+
+
+@pytest.mark.parametrize("now", OTHER_ADDRESSES)
+def test_pod_that_was_cut_off_with_other_addresses_is_taken_out_and_in_again(now: Json) -> None:
+    out, into = plan(cluster(now), [replace(each, is_cut_off=True) for each in held(WEB)])
+    assert isinstance(out, Withdraw)
+    assert isinstance(into, Enrol)
+    assert str(into.workload.addresses[-1]) in out.why
 
 
 def test_pod_with_other_labels_is_relabelled() -> None:
@@ -200,7 +218,7 @@ def test_steps_lead_from_any_pods_to_those_that_shall_be(before: list[Json], aft
         match step:
             case Withdraw():
                 del enrolled[step.uid]
-            case Relabel():
+            case Relabel() | Readdress():
                 enrolled[step.uid] = step.workload
             case Enrol():
                 assert step.uid not in enrolled

@@ -8,7 +8,7 @@ import trio.testing
 
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.proxy.connections import HandshakeLimit, LiveConnections
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 from interceptor.telemetry.connection_record import ClosedBy, CloseKind, ConnectionRecord
 from interceptor.workload import Direction, WorkloadKey
 from tests.proxy.mesh import Recorder

@@ -10,7 +10,8 @@ import pytest
 from interceptor.errors import PeerRejected
 from interceptor.policy.attempts import OutboundAttempt
 from interceptor.policy.verdict import Denial, Permit, Reason, Transport
-from interceptor.proxy.context import Refusal, permit_to_itself, refusal_of, require_permit
+from interceptor.proxy.context import permit_to_itself
+from interceptor.proxy.refusal import Refusal, refusal_of, require_permit
 from interceptor.workload import Direction, Endpoint
 
 if TYPE_CHECKING:

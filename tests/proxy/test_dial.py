@@ -14,7 +14,7 @@ import pytest
 from interceptor.errors import KernelError
 from interceptor.policy.verdict import Permit, Reason, Transport
 from interceptor.proxy import application, dial
-from interceptor.proxy.context import Refusal
+from interceptor.proxy.refusal import Refusal
 from interceptor.workload import Endpoint
 
 if TYPE_CHECKING:

@@ -144,8 +144,9 @@ async def test_connection_that_was_permitted_and_is_not_carried_yet_is_asked_aga
         assert await redecide(running.destination.context) == 1
         gate.set()
         assert await is_reset(client)
-    record = await running.destination.recorder.only_record()
+    source, record = await running.records()
     assert (record.reason, record.policy) == (Reason.POLICY_DENIED, "AuthorizationPolicy default/cut")
+    assert (source.reason, source.policy) == (Reason.DENIED_BY_PEER, "")
     assert served == []
 
 
