@@ -20,7 +20,7 @@ import pytest
 from interceptor.kernel import bpf_syscall
 from interceptor.kernel.bpf_program import Variant, kept_prefix
 from interceptor.kernel.mounts import find_cgroup2
-from interceptor.kernel.older import is_older_kernel
+from interceptor.kernel.older import OLDER_MAPS, is_older_kernel
 from tests.harness.tcp import FAMILIES, connected, disconnect, family_id, serving
 from tests.integration import uring
 
@@ -440,10 +440,10 @@ def test_reset_is_what_a_strict_workload_answers_to_plaintext(
 def test_only_links_are_pinned_and_the_maps_that_say_what_waits(shared_node: Node, two: Two) -> None:
     """With the other maps at hand, a process could exempt its own sockets."""
     del two
-    kept = {
-        Path(f"{kept_prefix(shared_node.bpf_dir)}{name}") for name in Variant(is_older_kernel()).kept_maps
-    }
-    assert {path.name for path in kept} == {"kept_connected_to", "kept_made_in"}
+    is_older = is_older_kernel()
+    kept = {Path(f"{kept_prefix(shared_node.bpf_dir)}{name}") for name in Variant(is_older).kept_maps}
+    made_up_for = {f"kept_{name}" for name in OLDER_MAPS} if is_older else set()
+    assert {path.name for path in kept} == {"kept_connected_to", "kept_made_in", "kept_outside", *made_up_for}
     pins = set(shared_node.bpf_dir.iterdir())
     assert pins > kept
     for path in pins - kept:
