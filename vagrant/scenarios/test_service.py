@@ -67,8 +67,8 @@ def never_answered(stranger: Box) -> None:
 
 def test_service_is_active_when_the_agent_is_ready(traffic: Traffic, service: Box) -> None:
     assert service.check("systemctl is-active interceptor").strip() == "active"
+    traffic.wait()  # its workloads have their certificates then
     service.check("interceptor status")
-    traffic.wait()
 
 
 def test_service_stopped_keeps_workloads_captured_and_running(
