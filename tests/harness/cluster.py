@@ -289,14 +289,14 @@ class Cluster:
 
 
 class ClusterAuthority(Authority):
-    """`interceptor ca serve` that admits by the pods of the API."""
+    """`interceptor ca serve` that admits by the pods of the API; `agents` is the nodes' service account."""
 
-    def __init__(self, fabric: Fabric, api: ClusterApi) -> None:
+    def __init__(self, fabric: Fabric, api: ClusterApi, agents: str = AGENTS) -> None:
         super().__init__(fabric)
-        self._api = api
+        self._api, self._agents = api, agents
 
     def command(self) -> list[str | Path]:
-        options = ["--kubernetes", self._api.url, "--agents", AGENTS]
+        options = ["--kubernetes", self._api.url, "--agents", self._agents]
         files = ["--kubernetes-token-file", self._api.token_file, "--kubernetes-ca-file", self._api.ca_file]
         return [*super().command(), *options, *files]
 

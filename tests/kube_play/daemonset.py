@@ -131,6 +131,17 @@ class Played:
 
         wait_until(is_enrolled, f"{name} is enrolled", 30, poll=0.2)
 
+    def ask(self, name: str, address: str) -> str:
+        """What a program in a pod is answered."""
+        command = ("/usr/bin/python3", "-c", ASK, address, str(PORT), MARKER)
+        return self.node.podman("exec", f"{name}-main", *command).check().stdout.strip()
+
+    def link_of(self, name: str) -> str:
+        """The node's end of a pod's link."""
+        inside = self.node.podman("exec", f"{name}-main", "cat", "/sys/class/net/eth0/iflink").check().stdout
+        found = self.node.run("ip", "-json", "link").check().stdout
+        return next(str(link["ifname"]) for link in json.loads(found) if link["ifindex"] == int(inside))
+
     def is_ready(self) -> bool:
         port = "15020"
         asked = run(["nsenter", f"--net={self.node.netns_path}", "--", "curl", "-s", f"127.0.0.1:{port}/ready"])
@@ -144,7 +155,7 @@ def played(_swept: None) -> Iterator[Played]:
     try:
         fabric = Fabric(own)
         api = ClusterApi(fabric)
-        authority = ClusterAuthority(fabric, api)
+        authority = ClusterAuthority(fabric, api, f"{NAMESPACE}/{AGENT}")
         authority.start()
         node = PlayNode(other, fabric, 1, cache)
         try:
@@ -165,10 +176,25 @@ def test_shipped_daemonset_starts_enrols_pods_and_leaves_nothing(played: Played)
     played.api.namespace("shop")
     played.show_agent()
     played.play("agent", played.agent_documents())
-    try:
-        wait_until(played.is_ready, "the agent is ready", 20, poll=0.2)
-    finally:
-        print(node.podman("logs",CONTAINER).stdout, node.podman("logs",CONTAINER).stderr)
-        print(node.podman("ps","-a").stdout)
-    print(node.processes())
-    print(node.podman("ps","-a").stdout)
+    wait_until(played.is_ready, "the agent is ready", 60, poll=0.2)
+
+    server = played.start_pod("server", SERVER)
+    played.show_pod("server", *server)
+    with Wire([played.link_of("server")], MARKER.encode(), netns=node.netns):
+        client = played.start_pod("client", EARLY, server[1], str(PORT), MARKER)
+        played.show_pod("client", *client)
+        wait_until(lambda: "answered" in node.podman("logs", "client-main").stdout, "it is answered", poll=0.2)
+        assert played.ask("client", server[1]) == "answered"
+    records = played.agent_says("connections")
+    assert {(each["source_identity"], each["destination_identity"], each["tls_version"]) for each in records} == {
+        ("spiffe://cluster.local/ns/shop/sa/client", "spiffe://cluster.local/ns/shop/sa/server", "TLSv1.3")
+    }
+    outside = run(["nsenter", f"--net={node.netns_path}", "--", "/usr/bin/python3", "-c", ASK, server[1], str(PORT), MARKER])
+    assert outside.stdout.startswith("refused")
+
+    for name in ("client", "server"):
+        played.down(name)
+        played.api.delete(Kind.POD, f"shop/{name}")
+    played.api.do(lambda api: api.daemonsets.clear())  # `kubectl delete` has been heard of
+    played.down("agent")
+    print(node.processes(), node.podman("ps", "-a").stdout, node.run("sh","-c","ls -R /sys/fs/bpf /run/interceptor /var/lib/interceptor; ip -br a; ls /run/netns; podman volume ls; podman secret ls").stdout)

@@ -6,6 +6,7 @@ and has no API that others put ConfigMaps into. That is added here, and nothing 
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from typing import Any
 
@@ -55,7 +56,7 @@ def agent(
         "data": {"root.sha256": root_fingerprint},
     }
     secrets = [_secret(_ACCOUNT, account), _secret(_JOIN, {"token": join_token.encode()})]
-    return yaml.safe_dump_all([roots, *secrets, config, daemonset])
+    return "---\n".join(f"{json.dumps(each)}\n" for each in (roots, *secrets, config, daemonset))
 
 
 def pod(name: str, uid: str, image: str, *command: str) -> str:
@@ -63,7 +64,7 @@ def pod(name: str, uid: str, image: str, *command: str) -> str:
     container = {"name": "main", "image": image, "imagePullPolicy": "Never", "command": list(command)}
     metadata = {"name": name, "labels": {"app": name}, "annotations": {UID: uid}}
     spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
-    return yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
 
 def _secret(name: str, files: dict[str, bytes]) -> Json:
