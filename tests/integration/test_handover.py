@@ -247,11 +247,18 @@ class Scripted:
 
     def die(self) -> None:
         """Let go of all, as the kernel does with a process that was killed."""
+        trio.run(self._let_go)
+
+    async def _let_go(self) -> None:
         self.predecessor.release()
         if self.inherited is not None:
             self.inherited.close_listeners()
-            for fd in (*self.inherited.locks.fds, *self.inherited.doors.fds):  # type: ignore[union-attr]
-                os.close(fd)
+            locks, doors = self.inherited.locks, self.inherited.doors
+            assert locks is not None
+            assert doors is not None
+            locks.release()
+            for sock in (doors.admin.socket, doors.metrics.socket, doors.succession):
+                sock.close()
 
 
 # All goes well.
@@ -365,13 +372,13 @@ def test_successor_that_dies_as_soon_as_it_serves_leaves_the_node_cut_off_until_
 
 def test_agent_that_dies_while_its_successor_prepares_is_succeeded_all_the_same(mesh: Mesh) -> None:
     node = mesh.node
-    with mesh.node.wire(mesh.web, mesh.client, mesh.named, marker=MARKER):
+    with mesh.wire():
         pid, successor = node.agent_pid, start_successor(node)
         wait_until_logged(node, f"agent {successor.pid} prepares to take")
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: _pid_of(node) == successor.pid, "the successor serves", 40)
         wait_until(lambda: node.status()["ready"], "it is ready")
-    assert_served(mesh)
+        assert_served(mesh)
     successor.returncode = 0  # it is the node's agent now, and ended as that
 
 
