@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 REQUEST_SECONDS = 5.0
 MAX_REQUEST_BYTES = 8192
 MAX_CLIENTS = 32
+MOST_WARNINGS = 50
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT_TYPE = "text/plain; charset=utf-8"
 
@@ -80,7 +81,10 @@ class MetricsServer:
             return 200, _TEXT_TYPE, b"alive\n"
         if request.target == b"/ready":
             missing = self._readiness()
-            lines = missing or ["ready", *(f"warning: {line}" for line in self._warnings())]
+            lines = [
+                *(missing or ["ready"]),
+                *(f"warning: {line}" for line in self._warnings()[:MOST_WARNINGS]),
+            ]
             text = "".join(f"{line}\n" for line in lines)
             return (503 if missing else 200), _TEXT_TYPE, text.encode()
         return 404, _TEXT_TYPE, b"try /metrics, /ready or /alive\n"

@@ -17,6 +17,7 @@ pod_keeper        in a cluster: has the pods enrolled that shall be
 pod_gate          which of the others wait, and which are outside of the mesh
 pod_probes        which connections of the kubelet are probes
 cluster_routes    where connections to the cluster's services lead
+pod_status        tells the API how the pods stand; node_view tells a person
 cluster_side      the API of the cluster, and who is told what of it
 cluster_policies  its policy objects as a source of policies
 pod_authority     its authority, joined with the pod's own token

@@ -124,6 +124,7 @@ class ClusterSide:
         self.status = PodStatus(
             node, self.keeper, self._client, writes_conditions=self._cluster.pod_conditions
         )
+        node.records.metrics.follow_pods(self.status.samples)
 
     async def run(self) -> None:
         """Follow the API, until cancelled."""
@@ -171,20 +172,34 @@ class ClusterSide:
         return await is_being_removed(self._client, self.watch.cluster, self._daemonset)
 
     def waiting_for(self) -> list[str]:
-        """What keeps the node from being ready."""
+        """What keeps the node from being ready, a line each."""
         return [*self._needed(), *(self.keeper.waiting_for() if self.keeper is not None else ())]
 
     def _needed(self) -> list[str]:
-        return [f"the Kubernetes API's {each}" for each in self.watch.waiting_for if each in _NEEDED]
+        return [self._listing(each) for each in self.watch.waiting_for if each in _NEEDED]
+
+    def warnings(self) -> list[str]:
+        """What is not as it shall be and does not keep the node from being ready, a line each."""
+        listed = [
+            f"waiting for {self._listing(each)}" for each in self.watch.waiting_for if each not in _NEEDED
+        ]
+        return [*listed, *self._problems_here()]
+
+    def _listing(self, what: str) -> str:
+        why = self.watch.why_not(what)
+        return f"the Kubernetes API's {what}{f': {why}' if why else ''}"
 
     def problems(self) -> list[str]:
         """What is wrong with the API's answers, and with this node's pods, a line each."""
-        found = [*self.watch.problems, *self.policies.problems, *self._skew()]
         config = self._config
+        # A look at every pod of the cluster: not for each probe of the kubelet.
+        outside = pods_outside_cidrs(self.watch.cluster, config.trust_domain, config.mesh_cidrs)
+        return [*self._problems_here(), *([outside] if outside else ())]
+
+    def _problems_here(self) -> list[str]:
+        found = [*self.watch.problems, *self.policies.problems, *self._skew()]
         if self.status is not None:
             found += self.status.problems
-        if outside := pods_outside_cidrs(self.watch.cluster, config.trust_domain, config.mesh_cidrs):
-            found.append(outside)
         if self.keeper is not None:
             pods = self.keeper.pods
             found += [

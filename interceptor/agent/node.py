@@ -33,7 +33,7 @@ from interceptor.enrolment.departed import Departed
 from interceptor.enrolment.registry import Registry
 from interceptor.errors import InterceptorError, StateError
 from interceptor.kernel import netlink
-from interceptor.kernel.capture import Capture
+from interceptor.kernel.capture import Capture, is_attached
 from interceptor.kernel.hold import Hold
 from interceptor.kernel.probes import Probes
 from interceptor.metrics_server import MetricsServer
@@ -235,7 +235,7 @@ class Node:
                 await trio.sleep_forever()
 
     def _serve_doors(self, doors: Doors, nursery: trio.Nursery, leaders: trio.Nursery) -> None:
-        metrics = MetricsServer(self.records.metrics.expose, self._unready, self._late)
+        metrics = MetricsServer(self.records.metrics.expose, self._unready, self._warnings)
         leaders.start_soon(metrics.serve, doors.metrics)
         leaders.start_soon(AdminServer(Requests(self, nursery).commands).serve, doors.admin)
         nursery.start_soon(self.succession.serve, doors.succession, nursery)
@@ -357,10 +357,17 @@ class Node:
 
     def _unready(self) -> list[str]:
         """What is missing, and which certificates are not valid: their workloads are refused everything."""
-        return [*self.missing(), *self._certificates("expired"), *self._certificates("not_yet_valid")]
+        detached = self.ready.is_set() and not is_attached(self.config.paths.bpf_dir)
+        return [
+            *(["the capture programs are not attached: restart the agent"] if detached else ()),
+            *self.missing(),
+            *self._certificates("expired"),
+            *self._certificates("not_yet_valid"),
+        ]
 
-    def _late(self) -> list[str]:
-        return self._certificates("late")
+    def _warnings(self) -> list[str]:
+        """What does not keep the node from being ready, yet."""
+        return [*self._certificates("late"), *(self.cluster.warnings() if self.cluster is not None else ())]
 
     def _certificates(self, state: str) -> list[str]:
         """A line for each workload whose certificate is in this state (see `certificate_state`)."""

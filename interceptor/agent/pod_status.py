@@ -7,6 +7,7 @@ is away, slow or refuses delays what is said, and nothing else.
 from __future__ import annotations
 
 import logging
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,16 +17,22 @@ from interceptor.agent.health import capture_problem, revocation_of
 from interceptor.cluster_status.bodies import STRATEGIC_MERGE, pod_status_patch, pod_status_path
 from interceptor.cluster_status.changes import Changes, Wanted
 from interceptor.cluster_status.events import EventLog, Subject
-from interceptor.cluster_status.pod_condition import CertificateFacts, PodState, pod_condition
+from interceptor.cluster_status.pod_condition import (
+    CertificateFacts,
+    PodState,
+    is_worth_a_warning,
+    pod_condition,
+)
 from interceptor.cluster_status.pod_events import pod_happening, pod_subject
 from interceptor.cluster_status.token_bucket import TokenBucket
 from interceptor.credentials import certificate_state
 from interceptor.errors import AuthorityRefusal
 from interceptor.kubernetes.event_sender import EventSender
 from interceptor.kubernetes.status_writer import Outcome, StatusWriter
+from interceptor.telemetry.pod_series import PodSample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from interceptor.agent.members import Enrolled
     from interceptor.agent.node import Node
@@ -89,6 +96,15 @@ class PodStatus:
         since = self._changes.since(uid)
         return None if since is None else trio.current_time() - since
 
+    def samples(self) -> Iterator[PodSample]:
+        """For the metrics: every pod of which something is to be said, but those that nobody wants in the mesh."""
+        for uid, condition in sorted(self.conditions.items()):
+            pod = self._keeper.pods.get(uid)
+            if pod is not None and (condition.holds or is_worth_a_warning(condition.reason)):
+                identity = pod.membership.identity
+                account = identity.service_account if identity is not None else ""
+                yield PodSample(pod.key.namespace, pod.key.name, account, condition.reason, condition.holds)
+
     def _look(self) -> None:
         """See how all pods are, and what of that somebody should hear."""
         now, pods = trio.current_time(), self._keeper.pods
@@ -147,12 +163,12 @@ class PodStatus:
         )
 
     def _look_at_the_kernel(self, enrolled: Mapping[str | None, Enrolled], now: float) -> None:
-        """At some pods each time."""
+        """At some pods each time, the oldest news first; at one with a fault again at once, it may pass in a moment."""
         self._faults = {uid: known for uid, known in self._faults.items() if uid in enrolled}
-        old = [
-            (uid, each)
-            for uid, each in enrolled.items()
-            if uid is not None and now >= self._faults.get(uid, (-FAULT_SECONDS, None))[0] + FAULT_SECONDS
-        ]
-        for uid, each in old[:FAULTS_A_LOOK]:
+        old = []
+        for uid, each in enrolled.items():
+            at, fault = self._faults.get(uid or "", (-FAULT_SECONDS, None))
+            if uid is not None and (fault is not None or now >= at + FAULT_SECONDS):
+                old.append((at, uid, each))
+        for _, uid, each in sorted(old, key=itemgetter(0))[:FAULTS_A_LOOK]:
             self._faults[uid] = (now, capture_problem(self._node, each))

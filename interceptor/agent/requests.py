@@ -58,6 +58,7 @@ class Requests:
             "connections": self._views.connections,
             "certificates": self._views.certificates,
             "status": self._views.status,
+            "node": self._views.node,
             "explain": self._views.explain,
             **PolicyRequests(self._node).commands,
         }

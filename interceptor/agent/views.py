@@ -12,6 +12,7 @@ from interceptor.agent.clock import wall_clock
 from interceptor.agent.explain import explain
 from interceptor.agent.explain_record import explain_connection
 from interceptor.agent.health import authority_problems, problems_of, revocation_of
+from interceptor.agent.node_view import node_view
 from interceptor.credentials import certificate_state
 from interceptor.errors import UsageError
 from interceptor.identity.rotation import remaining_fraction
@@ -121,6 +122,10 @@ class Views:
                 counter.name.lower(): value for counter, value in node.capture.counters().items()
             },
         }
+
+    async def node(self, _: Mapping[str, Any]) -> object:
+        """Every pod of a node of a cluster."""
+        return node_view(self._node)
 
     async def explain(self, request: Mapping[str, Any]) -> object:
         """Each step of the decision about one connection, with its evidence."""

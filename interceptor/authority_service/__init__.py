@@ -14,6 +14,7 @@ shared_state     its state, changed one step after the other
 leadership       which replica leads
 replica          what each follows, and what the leader does
 cluster_nodes    which nodes there are, and what they told
+policy_status    tells the API whether policies can be enforced, while it leads
 serve_shared     all of it, for one replica
 embedded         the same desk for an agent with an authority of its own
 """

@@ -17,6 +17,7 @@ from interceptor.cluster_status.changes import Changes, Wanted
 from interceptor.cluster_status.events import EventLog, Happening, Subject
 from interceptor.cluster_status.policy_status import PLURALS, PolicyStates
 from interceptor.cluster_status.token_bucket import TokenBucket
+from interceptor.kubernetes.client import MAX_OBJECT_BYTES
 from interceptor.kubernetes.cluster_watch import ClusterWatch
 from interceptor.kubernetes.event_sender import EventSender
 from interceptor.kubernetes.resource import POLICIES
@@ -42,7 +43,6 @@ EVENTS: Final = (25, 0.5)
 INVALID: Final = "PolicyInvalid"
 ACCEPTED: Final = "PolicyAccepted"
 ACTION: Final = "Validate"
-MAX_OBJECT_BYTES: Final = 4 * 1024 * 1024
 
 
 class PolicyStatus:
@@ -115,7 +115,7 @@ class PolicyStatus:
             return
         for name, _ in changes.due(trio.current_time()):
             outcome = await self._writer.attempt(self._tell(found[name]))
-            if outcome in (Outcome.LATER, Outcome.MISSED):
+            if outcome in (Outcome.LATER, Outcome.CONFLICT):
                 changes.put_back(name)
             if outcome is Outcome.LATER or not self._leadership.is_ours:
                 return

@@ -20,8 +20,9 @@ from interceptor.cli.explain import explain
 from interceptor.cli.grafana_dashboard import grafana_dashboard
 from interceptor.cli.kubernetes import kubernetes
 from interceptor.cli.lifecycle import agent, down, up
-from interceptor.cli.nouns import certificates, status, workloads
+from interceptor.cli.nouns import certificates, workloads
 from interceptor.cli.policy import policies, policy
+from interceptor.cli.status import status
 from interceptor.cli.workload import enrol, run, withdraw
 from interceptor.errors import InterceptorError
 

@@ -1,21 +1,18 @@
-"""workloads, certificates, status: what is there, measured by the agent at this moment."""
+"""workloads, certificates: what is there, measured by the agent at this moment."""
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from interceptor.cli.context import pass_session
-from interceptor.cli.output import coloured, output_option, print_data, print_table
+from interceptor.cli.output import output_option, print_data, print_table
 from interceptor.cli.quantities import in_seconds, seconds_until
 from interceptor.cli.table import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from interceptor.cli.context import Session
 
 WORKLOADS = (
@@ -89,80 +86,6 @@ def certificates(session: Session, output: str) -> None:
     for row in rows:
         if row["last_error"]:
             click.echo(f"{row['namespace']}/{row['workload']}: the last renewal failed: {row['last_error']}")
-
-
-@click.command()
-@output_option
-@pass_session
-def status(session: Session, output: str) -> None:
-    """Say how the agent is; exit status 1 unless it and every workload are well.
-
-    \b
-    Not well is also a certificate, of a workload, of the node or of the authority, that
-    is past three quarters of its life and was not renewed, and an authority that refuses
-    this node, as after it was removed or another joined with its name.
-
-    \b
-    Examples:
-      sudo interceptor status
-      sudo interceptor status -o json
-    """
-    answer = session.ask("status")
-    if output == "table":
-        for label, text in _status_lines(answer):
-            click.echo(f"{label:<13}{text}")
-    else:
-        print_data(answer, output)
-    if answer["state"] != "ready":
-        sys.exit(1)
-
-
-def _status_lines(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
-    started = -seconds_until(answer["started_at"], _now())
-    counters = answer["kernel_counters"]
-    captured = counters["captured_ipv4"] + counters["captured_ipv6"]
-    refused = sum(value for name, value in counters.items() if name.startswith("refused_"))
-    degraded = len(answer["degraded_workloads"])
-    lines = [
-        ("state", coloured(answer["state"])),
-        *(("", f"waiting for: {line}") for line in answer["waiting_for"]),
-        *(("", coloured("failure", line)) for line in answer["problems"]),
-        (
-            "node",
-            f"{answer['node']}, pid {answer['pid']}, version {answer['version']}, up {in_seconds(started)}",
-        ),
-        ("trust domain", answer["trust_domain"]),
-        ("mode", answer["mode"]),
-        ("mesh", ", ".join(answer["mesh_cidrs"])),
-        *(("", f"warning: {line}") for line in answer["policy_warnings"]),
-        ("policies", f"{answer['policies']}"),
-        ("workloads", f"{answer['workloads']}" + (f", {degraded} not well" if degraded else "")),
-        ("connections", f"{answer['connections_open']} open, {captured} captured since the start"),
-        *(("draining", _draining(each)) for each in answer["draining"]),
-        ("authority", _authority(answer)),
-        ("metrics", f"http://{answer['metrics_address']}/metrics"),
-    ]
-    if refused:
-        lines.append(("kernel", f"{refused} refused (-o json shows why)"))
-    return lines
-
-
-def _draining(before: Mapping[str, Any]) -> str:
-    """An agent that has handed over, and what it still has."""
-    if before["until"] is None:
-        return f"pid {before['pid']}, which has handed over just now"
-    left = in_seconds(max(0.0, seconds_until(before["until"], _now())))
-    return f"pid {before['pid']} has handed over and relays {before['connections']} connections, for at most {left}"
-
-
-def _authority(answer: Mapping[str, Any]) -> str:
-    authority, ends = answer["authority"], answer["authority_not_after"]
-    where = f"at {authority['address']}" if authority["address"] else "embedded"
-    valid = f", valid for {in_seconds(seconds_until(ends, _now()))}" if ends else ""
-    age = authority["trust_bundle_age_seconds"]
-    heard = "" if age is None else f", heard from {in_seconds(age)} ago"
-    error = f"; {authority['last_error']}" if authority["last_error"] else ""
-    return f"{where}{valid}{heard}{error}"
 
 
 def _list(value: object) -> list[str]:

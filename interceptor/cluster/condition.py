@@ -12,7 +12,6 @@ POD_CONDITION: Final = "interceptor.io/Enrolled"
 POLICY_CONDITION: Final = "interceptor.io/Accepted"
 MAX_MESSAGE: Final = 1024
 MAX_DIGITS: Final = 19
-_STATUS: Final = {"True": True, "False": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +47,14 @@ def told(value: object, sort: str) -> Told | None:
 
 def _told(value: dict[str, Any]) -> Told | None:
     texts = [value.get(name) or "" for name in ("reason", "message", "lastTransitionTime")]
-    holds = _STATUS.get(str(value.get("status")))
-    if holds is None or not all(isinstance(text, str) and len(text) <= MAX_MESSAGE for text in texts):
+    status = value.get("status")
+    if status not in ("True", "False") or not all(
+        isinstance(text, str) and len(text) <= MAX_MESSAGE for text in texts
+    ):
         return None
     # Many pods say the same: one copy of each text.
     reason, message, since = map(sys.intern, texts)
-    return Told(Condition(holds, reason, message), since, _number(value.get("observedGeneration")))
+    return Told(Condition(status == "True", reason, message), since, _number(value.get("observedGeneration")))
 
 
 def _number(value: object) -> int | None:

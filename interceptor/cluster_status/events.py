@@ -136,12 +136,6 @@ class EventLog:
             series.is_created = False
             self._waiting[told.happening] = told.note
 
-    def forget(self) -> None:
-        """Nothing can be told at all."""
-        self._waiting.clear()
-        self._together.clear()
-        self._series.clear()
-
     def _put_together(self, happening: Happening) -> None:
         key = (happening.is_warning, happening.reason, happening.action)
         found = self._together.setdefault(key, _Together())

@@ -72,7 +72,7 @@ def pod_condition(state: PodState) -> Condition | None:
     if pod.is_ending or not (pod.is_meshed or pod.told is not None):
         return None
     if not pod.is_meant:
-        return _no(_word(pod.membership.why), pod.explanation)
+        return _no(reason_of(pod.membership.why), pod.explanation)
     if state.certificate is None:
         return _not_enrolled(state)
     return _enrolled(state, state.certificate)
@@ -123,7 +123,7 @@ def _no(reason: str, text: str) -> Condition:
     return Condition(False, str(reason), one_line(text))
 
 
-def _word(why: Why) -> str:
+def reason_of(why: Why) -> str:
     """A reason of `Why` in the spelling of conditions: namespace_not_labelled, NamespaceNotLabelled."""
     return "".join(part.capitalize() for part in why.split("_"))
 
@@ -132,6 +132,6 @@ def _word(why: Why) -> str:
 _MEANT: Final = frozenset(
     (
         PodReason.ENROLLED,
-        *map(_word, (Why.NAMESPACE_NOT_LABELLED, Why.POD_EXCEPTED, Why.FINISHED, Why.ASKED_TO_END)),
+        *map(reason_of, (Why.NAMESPACE_NOT_LABELLED, Why.POD_EXCEPTED, Why.FINISHED, Why.ASKED_TO_END)),
     )
 )

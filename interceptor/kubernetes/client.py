@@ -25,6 +25,7 @@ POST_SECONDS: Final = 8.0  # somebody waits for it
 # A bookmark comes about each minute; a connection that is silent for longer may be dead, and a new watch costs little.
 SILENCE_SECONDS: Final = 150.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_OBJECT_BYTES: Final = 4 * 1024 * 1024  # it has at most 1.5 MiB in etcd, and JSON may be longer
 MAX_STATUS_BYTES: Final = 64 * 1024
 MAX_IDLE: Final = 4
 _OK: Final = 200
@@ -95,7 +96,7 @@ class ApiClient:
         """The same to replace an object; ApiRefusal with status 409 when the body names a version that is past."""
         return await self._send("PUT", path, body, limit, _PUT_REMEDIES)
 
-    async def patch(self, path: str, body: bytes, sort: str, limit: int = MAX_ANSWER_BYTES) -> None:
+    async def patch(self, path: str, body: bytes, sort: str, limit: int = MAX_OBJECT_BYTES) -> None:
         """Change an object by a patch of the media type `sort`; ApiRefusal with status 409 when it is not as it says."""
         await self._send("PATCH", path, body, limit, _PATCH_REMEDIES, sort)
 

@@ -36,6 +36,10 @@ class ClusterWatch:
         """What was not listed yet."""
         return [informer.what for informer in self._informers if not informer.is_synced]
 
+    def why_not(self, what: str) -> str | None:
+        """Why one of those that are waited for cannot be listed, None when it only takes its time."""
+        return next((each.last_error for each in self._informers if each.what == what), None)
+
     @property
     def problems(self) -> list[str]:
         """What cannot be followed, and which objects cannot be read, one line each."""

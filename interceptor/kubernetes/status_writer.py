@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from interceptor.errors import ClusterError, InterceptorError, InvalidInput
-from interceptor.identity.rotation import backoff
+from interceptor.identity.rotation import MAX_BACKOFF, backoff
 from interceptor.kubernetes.client import ApiRefusal
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE: Final = timedelta(seconds=30)
-REFUSED_SECONDS: Final = 30.0  # a right that is missing is not given in a moment
+LONGEST_PAUSE: Final = timedelta(seconds=30)  # without a right it is longer, that is not given in a moment
 _NO_RIGHT: Final = (401, 403)
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
-_NOT_AS_THOUGHT: Final = (404, 409)  # it is gone, or another one has its name, or somebody was faster
+_GONE: Final = 404
+_CONFLICT: Final = 409
 _randomness = random.SystemRandom()
 
 
@@ -36,7 +36,8 @@ class Outcome(Enum):
     """What became of an attempt."""
 
     DONE = auto()
-    MISSED = auto()  # the object is not as it was thought to be: look again
+    GONE = auto()  # there is no such object
+    CONFLICT = auto()  # it is not as it was thought to be: somebody was faster, or another one has its name
     REFUSED = auto()  # this one, and others may be taken
     LATER = auto()  # nothing can be written now
 
@@ -64,7 +65,7 @@ class StatusWriter:
         except ApiRefusal as refusal:
             return self._refused(refusal)
         except ClusterError as error:
-            return self._later(error, None)
+            return self._later(error, LONGEST_PAUSE)
         except InvalidInput as error:
             return self._cannot(error)
         self._well()
@@ -72,13 +73,13 @@ class StatusWriter:
 
     def _refused(self, refusal: ApiRefusal) -> Outcome:
         if refusal.status in _NO_RIGHT:
-            return self._later(refusal, REFUSED_SECONDS)
+            return self._later(refusal, MAX_BACKOFF)
         if refusal.status == _TOO_MANY or refusal.status >= _SERVER_ERROR:
-            return self._later(refusal, None)
+            return self._later(refusal, LONGEST_PAUSE)
         self._well()
-        if refusal.status in _NOT_AS_THOUGHT:
-            return Outcome.MISSED
-        return self._cannot(refusal)
+        if refusal.status == _GONE:
+            return Outcome.GONE
+        return Outcome.CONFLICT if refusal.status == _CONFLICT else self._cannot(refusal)
 
     def _cannot(self, error: InterceptorError) -> Outcome:
         if str(error) != self._complaint:
@@ -86,15 +87,13 @@ class StatusWriter:
             self._complaint = str(error)
         return Outcome.REFUSED
 
-    def _later(self, error: ClusterError, seconds: float | None) -> Outcome:
+    def _later(self, error: ClusterError, longest: timedelta) -> Outcome:
         if str(error) != self.problem:
             log.warning("%s cannot be written, nothing depends on it: %s", self._what, error)
         self.problem = str(error)
-        pause = min(backoff(self._failures, _randomness.random()), LONGEST_PAUSE).total_seconds()
-        if seconds is not None:
-            pause = seconds * (0.8 + 0.4 * _randomness.random())
+        pause = min(backoff(self._failures, _randomness.random()), longest)
         self._failures += 1
-        self._not_before = trio.current_time() + pause
+        self._not_before = trio.current_time() + pause.total_seconds()
         return Outcome.LATER
 
     def _well(self) -> None:

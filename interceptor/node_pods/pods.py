@@ -72,4 +72,6 @@ def _node_pod(cluster: Cluster, pod: Pod, trust_domain: TrustDomain) -> NodePod:
 
 def _is_meshed(cluster: Cluster, pod: Pod) -> bool:
     namespace = cluster.namespace_of(pod)
-    return namespace is None or why_namespace_is_outside(namespace) in (None, Why.LABEL_NOT_UNDERSTOOD)
+    if namespace is None:
+        return not pod.is_host_network  # that one is outside of it in any case
+    return why_namespace_is_outside(namespace) in (None, Why.LABEL_NOT_UNDERSTOOD)

@@ -45,6 +45,12 @@ class WorkloadProxy:
         self._scope = trio.CancelScope()
 
     @property
+    def ports(self) -> list[int]:
+        """Where it listens at this moment."""
+        open_ones = (listener for listener, _ in self._listeners if listener.fileno() != -1)
+        return sorted({listener.getsockname()[1] for listener in open_ones})
+
+    @property
     def listeners(self) -> tuple[socket.socket, ...]:
         """The sockets that are listened on."""
         return tuple(listener for listener, _ in self._listeners)

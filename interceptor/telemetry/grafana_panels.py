@@ -178,6 +178,34 @@ DENIALS: Final = Row(
     ),
 )
 
+PODS: Final = Row(
+    "Pods of a Kubernetes cluster",
+    (
+        Panel(
+            "Pods by how they stand",
+            "Those of namespaces in the mesh are enrolled, draining, or waiting for something; the others are outside.",
+            (Query(f"sum by (state) (interceptor_pods{{{_NODE}}})", "{{state}}"),),
+        ),
+        Panel(
+            "Pods that shall be in the mesh and are not",
+            "The same is in their status, as condition interceptor.io/Enrolled; 'interceptor status --node' says more.",
+            (
+                Query(
+                    "sum by (instance, namespace, pod, service_account, reason) "
+                    f"(interceptor_pod_enrolled{{{_NODE}}} == 0)"
+                ),
+            ),
+            kind="table",
+        ),
+        _stat(
+            "Problems with the Kubernetes API",
+            "What cannot be followed, read or written, and pods that are not as they shall be.",
+            f"sum(interceptor_kubernetes_problems{{{_NODE}}})",
+            thresholds=((1.0, "red"),),
+        ),
+    ),
+)
+
 CERTIFICATES: Final = Row(
     "Certificates and authorities",
     (
@@ -242,4 +270,4 @@ CERTIFICATES: Final = Row(
     ),
 )
 
-ROWS: Final = (OVERVIEW, TRAFFIC, DENIALS, POLICIES, CERTIFICATES, AUTHORITY)
+ROWS: Final = (OVERVIEW, TRAFFIC, DENIALS, POLICIES, PODS, CERTIFICATES, AUTHORITY)

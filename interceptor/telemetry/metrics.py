@@ -13,6 +13,7 @@ import prometheus_client
 
 from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.telemetry.expiry import Expiry
+from interceptor.telemetry.pod_series import PodSample, PodSeries
 from interceptor.telemetry.traffic_labels import key_of
 from interceptor.telemetry.traffic_series import (
     CONNECTION_FAMILIES,
@@ -68,6 +69,7 @@ class Metrics:
     def __init__(self, series_limit: int = SERIES_LIMIT) -> None:
         # A switch of the whole process: `_created` series would double the size of the page and tell nothing.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._series_limit = series_limit
         self._registry = registry = prometheus_client.CollectorRegistry()
         dropped = prometheus_client.Counter(
             "interceptor_metrics_series_dropped",
@@ -172,6 +174,10 @@ class Metrics:
             "What of the Kubernetes API cannot be followed or read, and pods that are not as they shall be",
             registry=self._registry,
         ).set_function(problems)
+
+    def follow_pods(self, pods: Callable[[], Iterable[PodSample]]) -> None:
+        """Show how each pod of a node of a cluster stands; asked when scraped."""
+        self._registry.register(PodSeries(pods, self._series_limit))
 
     def renewal(self, result: RenewalResult) -> None:
         """An attempt to renew a certificate has ended."""

@@ -67,6 +67,7 @@ STATUS_KEYS = [
     "programs_attached",
     "workloads",
     "degraded_workloads",
+    "draining",
     "connections_open",
     "handshakes_captured",
     "authority",
@@ -168,6 +169,9 @@ def test_status_of_a_node_that_is_well(shared_node: Node, shared_client: Workloa
     assert (authority["address"], authority["node_certificate"], authority["last_error"]) == (None,) * 3
     assert 0 <= authority["trust_bundle_age_seconds"] < 60
     assert shared_node.cli("status").check().stdout.splitlines()[0].split() == ["state", "ready"]
+    node = shared_node.cli("status", "--node")
+    assert (node.status, node.stdout) == (2, "")
+    assert node.stderr.strip().endswith("this host is no node of a cluster: see 'interceptor workloads'")
 
 
 def test_connections_are_shown_newest_first(

@@ -15,8 +15,9 @@ from interceptor.cli.connections import connections, not_yet_shown
 from interceptor.cli.context import Session
 from interceptor.cli.explain import explain
 from interceptor.cli.main import group
-from interceptor.cli.nouns import certificates, status, workloads
+from interceptor.cli.nouns import certificates, workloads
 from interceptor.cli.policy import policies
+from interceptor.cli.status import status
 
 LONG = "a-name-that-is-as-long-as-a-kubernetes-name-may-be-63-characters"[:63]
 
@@ -51,6 +52,20 @@ CONNECTION = {
     "tls_version": None,
     "state": "closed",
 }
+POD = {
+    "namespace": LONG,
+    "name": LONG,
+    "uid": "u",
+    "identity": WORKLOAD["identity"],
+    "state": "degraded",
+    "reason": "CertificateNotYetValid",
+    "message": "its certificate is not valid yet",
+    "since": "2026-11-24T12:00:00Z",
+    "certificate_not_after": "2099-11-24T12:00:00+00:00",
+    "listeners": [15001, 15006, 15008],
+    "is_told": True,
+}
+NODE: dict[str, Any] = {"node": "node-1", "ready": True, "waiting_for": [], "pods": [POD]}
 CERTIFICATE = {
     "workload": LONG,
     "namespace": LONG,
@@ -81,6 +96,7 @@ STATUS = {
     "policy_warnings": ["LegacyException shop/old: ends at 2026-02-01, ops should see to it"],
     "workloads": 2,
     "degraded_workloads": [],
+    "draining": [],
     "connections_open": 0,
     "kernel_counters": {"captured_ipv4": 1, "captured_ipv6": 2, "refused_mptcp": 0},
 }
@@ -145,10 +161,11 @@ def invoke(command: Any, answer: object, *arguments: str) -> Result:
         (connections, [CONNECTION], ()),
         (certificates, [CERTIFICATE], ()),
         (status, STATUS, ()),
+        (status, NODE, ("--node",)),
         (explain, EXPLANATION, ("client", "10.215.0.2:80")),
         (policies, POLICIES, ()),
     ],
-    ids=["workloads", "connections", "certificates", "status", "explain", "policies"],
+    ids=["workloads", "connections", "certificates", "status", "node", "explain", "policies"],
 )
 class TestEveryNoun:
     def test_json_is_the_whole_answer(self, command: Any, answer: object, arguments: tuple[str, ...]) -> None:
@@ -247,6 +264,34 @@ def test_status_that_is_not_ready_fails(state: str, exit_status: int, fmt: str) 
     result = invoke(status, {**STATUS, "state": state, "problems": problems}, "-o", fmt)
     assert result.exit_code == exit_status
     assert all(problem in result.stdout for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("state", "waiting", "exit_status"),
+    [
+        ("enrolled", [], 0),
+        ("outside", [], 0),
+        ("draining", [], 0),
+        ("waiting", [], 1),
+        ("degraded", [], 1),
+        ("enrolled", ["joining the authority: it is away"], 1),
+    ],
+)
+def test_node_is_well_when_its_pods_are_and_it_waits_for_nothing(
+    state: str, waiting: list[str], exit_status: int
+) -> None:
+    result = invoke(status, {**NODE, "waiting_for": waiting, "pods": [{**POD, "state": state}]}, "--node")
+    assert result.exit_code == exit_status
+    said = f"{LONG}/{LONG}: {POD['message']}" in result.stdout.splitlines()
+    assert said is (state in ("waiting", "degraded"))
+    assert all(f"waiting for: {line}" in result.stdout.splitlines() for line in waiting)
+
+
+def test_node_shows_pods_that_have_nothing_with_dashes() -> None:
+    bare = {"identity": None, "since": None, "certificate_not_after": None, "listeners": []}
+    row = {**POD, **bare, "namespace": "shop", "name": "web", "state": "outside", "reason": "HostNetwork"}
+    line = invoke(status, {**NODE, "pods": [row]}, "--node").stdout.splitlines()[1]
+    assert line.split() == ["shop/web", "-", "outside", "HostNetwork", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(

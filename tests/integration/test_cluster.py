@@ -617,7 +617,10 @@ def test_api_that_is_away_stops_nothing_and_new_pods_wait_for_it(
     wait_until(lambda: is_served(client), "it is taken over")
     assert "shop/late" not in near.enrolled()
     assert ask(client, server.ipv4) != "answered"
-    assert "the Kubernetes API's authorization policies" in near.status()["waiting_for"]
+    (waits,) = [line for line in near.status()["waiting_for"] if "authorization policies" in line]
+    assert waits.startswith(
+        "the Kubernetes API's authorization policies: the API server refused /apis/security"
+    )
     cluster.api.do(lambda api: setattr(api.faults, "refuse", {}))
     assert up.wait(60) == 0
     near.slot.journal.add(near.agent_pid)

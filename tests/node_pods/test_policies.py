@@ -43,6 +43,17 @@ def allow(spec: Any = ALLOW, *, version: int = 101, uid: str = "uid-a") -> tuple
     return Kind.AUTHORIZATION_POLICY, made
 
 
+def test_what_is_told_of_a_policy_in_its_status_is_no_change_of_it() -> None:
+    parser = Parser()
+    objects = PolicyObjects(parser)
+    found = objects.read(with_policies(allow()))
+    assert objects.read(with_policies(allow(version=105))) == found
+    assert len(parser.places) == 1
+    objects.read(with_policies(allow(BROKEN, version=106)))
+    assert objects.read(with_policies(allow(version=107))) == found
+    assert len(parser.places) == 3
+
+
 def test_objects_are_documents_and_what_did_not_change_is_not_parsed_again() -> None:
     parser = Parser()
     objects = PolicyObjects(parser)

@@ -14,6 +14,7 @@ from interceptor.telemetry.authority_series import AuthorityCounts, AuthoritySer
 from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.telemetry.expiry import AuthorityExpiry
 from interceptor.telemetry.metrics import Metrics
+from interceptor.telemetry.pod_series import PodSample
 from interceptor.workload import Direction, Workload, WorkloadKey
 
 OF_SCRAPING = frozenset(("instance", "job"))  # which Prometheus adds to every series
@@ -51,6 +52,8 @@ def busy_metrics() -> Metrics:
     metrics.expiry.set_node("spiffe://cluster.local/node/node-1", 1.0, 2.0)
     metrics.expiry.set_authorities([AuthorityExpiry("root", "ab", 3.0)])
     metrics.expiry.measure(lambda: 1.0, lambda: 0)
+    metrics.follow_cluster(["enrolled"], lambda _: 1, lambda: 0)
+    metrics.follow_pods(lambda: [PodSample("shop", "web-1", "web", "Enrolled", True)])
     return metrics
 
 

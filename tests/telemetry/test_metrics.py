@@ -8,6 +8,7 @@ from interceptor.policy.verdict import Denial, Permit, Reason, Transport
 from interceptor.telemetry.connection_record import ConnectionRecord
 from interceptor.telemetry.expiry import AUTHORITIES_LIMIT, AuthorityExpiry
 from interceptor.telemetry.metrics import CONTENT_TYPE, Metrics
+from interceptor.telemetry.pod_series import PodSample
 from interceptor.workload import Direction, Workload, WorkloadKey
 
 
@@ -251,3 +252,12 @@ def test_metrics_of_a_cluster_are_asked_when_they_are_scraped() -> None:
     assert page(metrics, "interceptor_pods", state="enrolled") == [2]
     assert page(metrics, "interceptor_pods", state="waiting") == [0]
     assert page(metrics, "interceptor_kubernetes_problems") == [2]
+
+
+def test_metrics_of_pods_are_bounded_and_say_which_pod_is_not_as_it_shall_be() -> None:
+    metrics = Metrics(series_limit=3)
+    pods = [PodSample("shop", f"web-{number}", "web", "Enrolled", True) for number in range(5)]
+    pods[1] = PodSample("shop", "web-1", "web", "NoCertificate", False)
+    metrics.follow_pods(lambda: pods)
+    assert page(metrics, "interceptor_pod_enrolled") == [1, 0, 1]
+    assert page(metrics, "interceptor_pod_enrolled", reason="NoCertificate", service_account="web") == [0]
