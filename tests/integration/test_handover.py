@@ -469,11 +469,17 @@ def test_agent_that_is_told_to_end_waits_for_the_successor_that_prepares(mesh: M
 
 def test_down_ends_the_agents_that_drain_too(mesh: Mesh) -> None:
     node = mesh.node
-    with mesh.client.connect((mesh.web.ipv4, PORT)) as sock:
+    other = node.enrolled_namespace("other")
+    with (
+        _serving(other.listen(socket.AF_INET, PORT), echo),
+        mesh.named.connect((other.ipv4, PORT)) as sock,
+    ):
         sock.sendall(b"before")
         assert sock.recv(6) == b"before"
         drained = take_over(node)
         node.down().check()
         wait_until(lambda: has_let_go(drained), "it has ended")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
     node.close_namespaces()
     node.up().check()
