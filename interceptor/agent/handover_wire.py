@@ -40,6 +40,7 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024
 MAX_DESCRIPTORS: Final = 16
 SEND_SECONDS: Final = 10.0
 _BACKLOG: Final = 8
+_RIGHTS_BYTES: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _CREDENTIALS: Final = struct.Struct("=iII")  # of SO_PEERCRED: pid, uid, gid
 
 
@@ -100,15 +101,15 @@ class Wire:
         with trio.move_on_after(seconds):
             while True:
                 try:
-                    data, fds, flags, _ = socket.recv_fds(
-                        self._sock, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+                    data, rights, flags, _ = self._sock.recvmsg(
+                        MAX_MESSAGE_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC
                     )
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(self._sock)
                 except OSError as error:
                     raise WireError(f"agent {self.pid} is gone ({error.strerror})") from error
                 else:
-                    return self._parsed(data, fds, flags)
+                    return self._parsed(data, _descriptors(rights), flags)
         raise WireError(f"agent {self.pid} does not answer, for {seconds:g} s")
 
     def _parsed(self, data: bytes, fds: list[int], flags: int) -> Message:
@@ -127,6 +128,15 @@ class Wire:
             with suppress(RuntimeError):  # the event loop is not running (yet, or any more)
                 trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
+
+
+def _descriptors(rights: list[tuple[int, int, bytes]]) -> list[int]:
+    """Not by socket.recv_fds, which ignores the flags that it is given: no program that we run is to inherit them."""
+    fds = array.array("i")
+    for level, sort, data in rights:
+        if (level, sort) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
